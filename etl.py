@@ -22,6 +22,7 @@ import argparse
 import configparser
 import contextlib
 import functools
+import hashlib
 import json
 import math
 import os
@@ -39,8 +40,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 try:
+    import pyspark
+    from py4j.protocol import Py4JError
     from pyspark import StorageLevel, cloudpickle
-    from pyspark.sql import SparkSession, Window
+    from pyspark.errors import PySparkException
+    from pyspark.sql import SparkSession
     from pyspark.sql import functions as F
 except ImportError:
     sys.exit("etl.py: pyspark is missing: pip install -r requirements.txt")
@@ -98,7 +102,9 @@ TABLES = {
 LAST_MS = 4_133_980_800_000  # 2101-01-01: a ts from then on is no time of a play
 FILE_BYTES = 128 << 20  # what a Parquet file aims at
 SMALL_FILE = 4 << 20  # a log file up to this size is read whole, many at a time; a larger one by Spark's reader
+BROADCAST_SONGS = 1_000_000  # up to this many songs are sent to every task whole (about 100 MB)
 SMALL_INPUT = 64 << 20  # up to this size of input, compiling the queries would take longer than running them
+JOURNAL = "_journal.json"
 HIDDEN = ("_", ".")  # names that begin so are not data, as everywhere in Hadoop
 
 # The SQL settings that the results or the speed depend on; everything else is the machine's or the cluster's own.
@@ -145,15 +151,15 @@ def _from_json(text, schema):
 
 
 def parsed(raw, fields):
-    """(source, raw) -> source, raw, json: the fields as a struct, broken, and retyped, for typed().
+    """(source, raw) -> source, raw, broken, and the fields: null where empty, of a wrong type, or beyond a double.
 
     broken: raw isn't exactly one JSON object. Spark's parser stops behind the first object without a word, so `{…}{…}`
     would lose one. A text with one closing brace, at its very end, that parsed without an error is surely one object;
     only what is not so plain is parsed a second time, as `[text,"hash of text"]`, which holds two elements only if
     the text is one JSON value.
 
-    retyped: Spark reads a boolean, an array or an object into a text field as its JSON. Only where a text looks like
-    one is the record parsed again with those types, which shows whether it was one.
+    Spark reads a boolean, an array or an object into a text field as its JSON. Only where a text looks like one is the
+    record parsed again with those types: the names of the fields that are of such a type are in wrong.
     """
     schema = ", ".join(f"{name} {kind}" for name, kind in {**fields, "_corrupt": "string"}.items())
     texts = [name for name, kind in fields.items() if kind == "string"]
@@ -162,34 +168,37 @@ def parsed(raw, fields):
     mark = "hex(xxhash64(raw))"
     pair = _from_json(f"""concat('[', raw, ',"', {mark}, '"]')""", "array<string>")
     one_object = f"startswith(get({pair}, 0), '{{') AND slice({pair}, 2, 2) = array({mark})"
-    suspect = " OR ".join(f"left(json.{name}, 1) IN ('[', '{{') OR json.{name} IN ('true', 'false')" for name in texts)
-    retyped = [
-        _from_json("raw", ", ".join(f"{name} {kind}" for name in texts)) + f" AS {alias}"
-        for alias, kind in {"a": "boolean", "b": "array<string>", "c": "map<string,string>"}.items()
-    ]
-    return raw.selectExpr("source", "raw", f"{_from_json('raw', schema)} AS json").selectExpr(
-        "*",
-        f"CASE WHEN {plain} THEN false ELSE NOT coalesce({one_object}, false) END AS broken",
-        f"CASE WHEN {suspect} THEN struct({', '.join(retyped)}) END AS retyped",
+    # Most texts begin with a character before '[': one comparison settles them.
+    looks = (
+        "json.{0} >= '[' AND (startswith(json.{0}, '[') OR startswith(json.{0}, '{{') OR json.{0} IN ('true', 'false'))"
     )
-
-
-def typed(name, fields):
-    """The SQL of a field of parsed(): null when it is empty, of a wrong type, or more than a double holds."""
-    if fields[name] == "double":
-        return f"CASE WHEN abs(json.{name}) < double('infinity') THEN json.{name} END"
-    if fields[name] == "int":
-        return f"json.{name}"
-    is_text = " AND ".join(f"retyped.{kind}.{name} IS NULL" for kind in "abc")
-    return f"CASE WHEN json.{name} <> '' AND (retyped IS NULL OR {is_text}) THEN json.{name} END"
+    suspect = " OR ".join(looks.format(name) for name in texts)
+    others = [
+        ", ".join(f"{name} {kind}" for name in texts) for kind in ("boolean", "array<string>", "map<string,string>")
+    ]
+    wrong = ", ".join(f"json_object_keys(to_json({_from_json('raw', other)}))" for other in others)
+    typed = {
+        "string": "CASE WHEN json.{0} <> '' AND NOT coalesce(array_contains(wrong, '{0}'), false) THEN json.{0} END "
+        "AS {0}",
+        "double": "CASE WHEN abs(json.{0}) < double('infinity') THEN json.{0} END AS {0}",
+        "int": "json.{0}",
+    }
+    return (
+        raw.selectExpr("source", "raw", f"{_from_json('raw', schema)} AS json")
+        .selectExpr(
+            "*",
+            f"CASE WHEN {plain} THEN false ELSE NOT coalesce({one_object}, false) END AS broken",
+            f"CASE WHEN {suspect} THEN concat({wrong}) END AS wrong",
+        )
+        .selectExpr("source", "raw", "broken", *[typed[kind].format(name) for name, kind in fields.items()])
+    )
 
 
 def judged(records, reason, columns):
     """Parsed records, the SQL of why one is rejected (null: it isn't) and of columns -> reason, source, raw, columns.
 
-    source and raw are null unless the record is rejected. reason may use the columns and broken.
+    source and raw are null unless the record is rejected.
     """
-    records = records.selectExpr("source", "raw", "broken", *[f"{sql} AS {name}" for name, sql in columns.items()])
     rejected = [f"CASE WHEN reason IS NOT NULL THEN {name} END AS {name}" for name in ("source", "raw")]
     return records.selectExpr("*", f"{reason} AS reason").selectExpr("reason", *rejected, *columns)
 
@@ -201,9 +210,9 @@ def song_records(raw):
     artist_name, artist_location (string), artist_latitude, artist_longitude (double, degrees), duration (double, s),
     year (int; 0: unknown).
     """
-    columns = {name: typed(name, SONG_FIELDS) for name in SONG_FIELDS}
     missing = " ".join(f"WHEN {name} IS NULL THEN 'no {name}'" for name in ("song_id", "artist_id", "title"))
-    return judged(parsed(raw, SONG_FIELDS), f"CASE WHEN broken THEN 'not one JSON object' {missing} END", columns)
+    reason = f"CASE WHEN broken THEN 'not one JSON object' {missing} END"
+    return judged(parsed(raw, SONG_FIELDS), reason, SONG_FIELDS)
 
 
 def event_records(raw):
@@ -213,28 +222,22 @@ def event_records(raw):
     for a rejected one), ts (bigint, ms since the epoch, UTC), user_id, session_id, item_in_session (bigint), level,
     location, user_agent, song, artist (string), length (double, s), first_name, last_name, gender (string).
     """
-    texts = {name: typed(name, EVENT_FIELDS) for name in EVENT_FIELDS}
-
-    def whole_number(text):
-        # A cast alone would also take ' 7' and '+7'.
-        digits = f"left({text}, 1) BETWEEN '0' AND '9' AND right({text}, 1) BETWEEN '0' AND '9'"
-        return f"CASE WHEN {digits} THEN try_cast({text} AS bigint) END"
-
-    agent = texts["userAgent"]
-    wrapped = f"""startswith({agent}, '"') AND endswith({agent}, '"') AND {agent} <> '"'"""
-    bare = f"CASE WHEN {wrapped} THEN substring({agent}, 2, length({agent}) - 2) ELSE {agent} END"
-    columns = {
-        "page": texts["page"],
-        **{column: whole_number(texts[name]) for name, column in EVENT_KEYS.items()},
-        **{column: texts[name] for name, column in EVENT_VALUES.items()},
-        "user_agent": f"nullif({bare}, '')",
-    }
+    # A cast alone would also take ' 7' and '+7'.
+    digits = "left({0}, 1) BETWEEN '0' AND '9' AND right({0}, 1) BETWEEN '0' AND '9'"
+    whole_number = f"CASE WHEN {digits} THEN try_cast({{0}} AS bigint) END AS {{1}}"
+    wrapped = """startswith(userAgent, '"') AND endswith(userAgent, '"') AND userAgent <> '"'"""
+    bare = f"CASE WHEN {wrapped} THEN substring(userAgent, 2, length(userAgent) - 2) ELSE userAgent END"
+    values = {"user_agent": f"nullif({bare}, '')", "first_name": "firstName", "last_name": "lastName"}
+    events = parsed(raw, EVENT_FIELDS).selectExpr(
+        *["source", "raw", "broken", "page"],
+        *[whole_number.format(name, column) for name, column in EVENT_KEYS.items()],
+        *[f"{values.get(name, name)} AS {name}" for name in PLAY_VALUES],
+    )
     missing = " ".join(f"WHEN {column} IS NULL THEN 'no whole {name}'" for name, column in EVENT_KEYS.items())
     reason = f"""CASE WHEN broken THEN 'not one JSON object' WHEN page IS NULL THEN 'no page'
         WHEN page <> 'NextSong' THEN null {missing} WHEN ts >= {LAST_MS} THEN 'ts after the year 2100' END"""
-    events = judged(parsed(raw, EVENT_FIELDS), reason, columns)
     is_play = "coalesce(page = 'NextSong' AND reason IS NULL, false) AS is_play"
-    return events.selectExpr("reason", "source", "raw", is_play, *PLAY_KEY, *PLAY_VALUES)
+    return judged(events, reason, [is_play, *PLAY_KEY, *PLAY_VALUES])
 
 
 # --- The tables: one pure function each ------------------------------------------------------------------------------
@@ -243,8 +246,6 @@ EVENT_KEYS = {"ts": "ts", "userId": "user_id", "sessionId": "session_id", "itemI
 PLAY_KEY = list(EVENT_KEYS.values())
 # What copies of one play may differ in, in the order that chooses among them; so for songs and artists below.
 PLAY_VALUES = ["level", "location", "user_agent", "song", "artist", "length", "first_name", "last_name", "gender"]
-EVENT_VALUES = {"firstName": "first_name", "lastName": "last_name", "userAgent": "user_agent"}
-EVENT_VALUES = {name: EVENT_VALUES.get(name, name) for name in EVENT_FIELDS if EVENT_VALUES.get(name, name) in PLAY_VALUES}
 ARTIST_VALUES = ["artist_name", "artist_location", "artist_latitude", "artist_longitude"]
 SONG_VALUES = ["title", "artist_id", "year", "duration", *ARTIST_VALUES]
 
@@ -257,7 +258,7 @@ def one_of_each(rows, key, values):
 
 
 def songs_table(songs):
-    """Usable song records -> songs: song_id, title, artist_id (string), duration (double, s), year (int). A row a song."""
+    """Usable song records -> songs: song_id, title, artist_id (string), duration (double, s), year (int); one each."""
     return one_of_each(songs, ["song_id"], SONG_VALUES).select("song_id", "title", "artist_id", "duration", "year")
 
 
@@ -430,7 +431,7 @@ def read_small(spark, files, whole=True):
     """
     cores = spark.sparkContext.defaultParallelism
     weight = sum(file.size + (64 << 10) for file in files)  # opening a file costs about as much as reading 64 KiB
-    tasks = max(1, min(len(files), 4 * cores, weight >> 23))
+    tasks = min(len(files), max(cores if weight > SMALL_FILE // 2 else 1, min(4 * cores, weight >> 23)))
     shares = [files[number::tasks] for number in range(tasks)]
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the executors have no etl module
     if weight < SMALL_INPUT and spark.sparkContext.master.startswith("local["):
@@ -536,8 +537,8 @@ def stage_rejected(records, kind, rejected, total, limit, staging):
     )
     if rejected > limit * total:
         raise JobError(
-            f"{rejected:,} of {total:,} {kind} records ({rejected / total:.2%}) can't be used, more than --max-rejected "
-            f"{limit:g} allows; nothing is published; see {staging}/_rejected/{kind}s"
+            f"{rejected:,} of {total:,} {kind} records ({rejected / total:.2%}) can't be used, more than "
+            f"--max-rejected {limit:g} allows; nothing is published; see {staging}/_rejected/{kind}s"
         )
 
 
@@ -602,7 +603,7 @@ def process_log_data(spark, records, songs, staging, max_rejected=1.0, steps=Non
 
 
 def in_parallel(action, items):
-    """The results of action(item) for each item, on threads, so that Spark's jobs overlap; the first error is raised."""
+    """The results of action(item) for each item, on threads, so that Spark jobs overlap; the first error is raised."""
     with ThreadPoolExecutor(len(items)) as pool:
         return list(pool.map(action, items))
 
@@ -661,18 +662,51 @@ def audit(spark, staging):
 
 
 def publish(spark, output, run_id):
-    """Move the staged tables to their places, the old ones to staging, by a journal; then remove both."""
+    """Move the staged tables to their places and the old ones to staging, by a journal; then remove both.
+
+    A name that wasn't staged (_rejected, when nothing is) is moved away. A table is missing between two renames.
+    """
     files, path = _file_system(spark, output)
-    staging = f"{output}/_staging/{run_id}"
-    for name in [*TABLES, "_rejected"]:
+    names = {name: files.exists(path(f"{output}/_staging/{run_id}/{name}")) for name in [*TABLES, "_rejected"]}
+    with contextlib.closing(files.create(path(f"{output}/{JOURNAL}.new"), True)) as file:
+        file.write(bytearray(json.dumps({"run_id": run_id, "staged": names}).encode()))
+    files.rename(path(f"{output}/{JOURNAL}.new"), path(f"{output}/{JOURNAL}"))
+    recover(spark, output)
+
+
+def recover(spark, output):
+    """Do what a journal says, from wherever the publishing stopped; returns the run's id, or None without a journal."""
+    files, path = _file_system(spark, output)
+    journal = path(f"{output}/{JOURNAL}")
+    if not files.exists(journal):
+        return None
+    with contextlib.closing(files.open(journal)) as file:
+        plan = json.loads(bytes(file.readAllBytes()).decode())
+    staging = f"{output}/_staging/{plan['run_id']}"
+    files.mkdirs(path(f"{staging}/_old"))
+    for name, was_staged in plan["staged"].items():
         staged, final, old = path(f"{staging}/{name}"), path(f"{output}/{name}"), path(f"{staging}/_old/{name}")
-        if files.exists(final):
-            files.mkdirs(old.getParent())
-            files.rename(final, old)
+        if files.exists(final) and (files.exists(staged) or not was_staged):
+            _rename(files, final, old)
         if files.exists(staged):
-            files.rename(staged, final)
-    files.delete(path(staging), True)
-    files.delete(path(f"{output}/_staging"), False)
+            _rename(files, staged, final)
+    files.delete(journal, False)
+    discard(spark, output, plan["run_id"])
+    return plan["run_id"]
+
+
+def _rename(files, old, new):
+    if not files.rename(old, new):
+        raise JobError(f"can't move {old.toString()} to {new.toString()}; the next run completes the publishing")
+
+
+def discard(spark, output, run_id):
+    """Remove the staging of a run, and the folders above it that are empty then."""
+    files, path = _file_system(spark, output)
+    files.delete(path(f"{output}/_staging/{run_id}"), True)
+    for folder in (path(f"{output}/_staging"), path(output)):
+        if files.exists(folder) and not len(files.listStatus(folder)):
+            files.delete(folder, False)
 
 
 def _file_system(spark, place):
@@ -834,25 +868,62 @@ def _java_version(home):
     return int(version.group(1)) if version else None
 
 
+def java_options(home):
+    """Java's options for a small run on one machine.
+
+    It spends most of its time on loading 14,000 classes from 250 jars. Java 13 and newer keep them in an archive
+    (150 MB in the user's cache folder), which takes 5 of 17 seconds off every run after the first.
+    """
+    options = [
+        "-Xlog:disable",
+        "-XX:TieredStopAtLevel=1",
+        "-XX:+UseSerialGC",
+        "-Xms512m",
+        "-Xmn300m",
+        "-XX:MetaspaceSize=200m",
+    ]
+    version = _java_version(home)
+    if version < 13:
+        return options
+    # The archive serves exactly these jars and this Java; another one is another file.
+    jars = os.path.join(os.path.dirname(pyspark.__file__), "jars")
+    key = repr((home, os.path.getmtime(os.path.join(home, "lib")), jars, os.path.getmtime(jars)))
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sparkify-etl")
+    archive = cache / f"spark-{pyspark.__version__}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.jsa"
+    if archive.exists():
+        return [*options, "-Xverify:none", f"-XX:SharedArchiveFile={archive}"]
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        unfinished = [file for file in cache.glob("*.jsa.*") if time.time() - file.stat().st_mtime > 3600]
+        for file in unfinished:
+            file.unlink()
+        if shutil.disk_usage(cache).free < 1 << 30 or not os.access(cache, os.W_OK):
+            return options
+    except OSError:
+        return options
+    return [*options, f"-XX:ArchiveClassesAtExit={archive}.{os.getpid()}"]
+
+
 def spark_session(work=None, small=False):
     """A SparkSession with the settings the tables need.
 
     Under spark-submit, master, memory and cores are the cluster's. Otherwise it is made here: all cores, a quarter of
-    the memory (1 to 6 GiB), loopback only, quiet. What Java says goes to the file spark.log in the folder work.
+    the memory (1 to 6 GiB), loopback only, quiet. What Java says goes to the file spark.log in the folder work. small
+    is for inputs up to SMALL_INPUT.
     """
     builder = SparkSession.builder.appName("sparkify-etl")
     for key, value in {**SQL_SETTINGS, **(SMALL_SETTINGS if small else {})}.items():
         builder = builder.config(key, value)
     if "PYSPARK_GATEWAY_PORT" in os.environ or SparkSession.getActiveSession():
         return builder.getOrCreate()
-    import pyspark
-
-    os.environ["JAVA_HOME"] = find_java(pyspark.__version__)
+    os.environ["JAVA_HOME"] = home = find_java(pyspark.__version__)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     memory = min(6, max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 32))
+    options = java_options(home) if small and work else []
     local = {
         "spark.master": "local[*]",
         "spark.driver.memory": f"{memory}g",
+        "spark.driver.extraJavaOptions": " ".join(options),
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
@@ -860,8 +931,6 @@ def spark_session(work=None, small=False):
         # Without checksum files beside each file.
         "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
     }
-    if small:
-        local["spark.driver.extraJavaOptions"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
     if work:
         local["spark.local.dir"] = local["spark.sql.warehouse.dir"] = work
     for key, value in local.items():
@@ -879,11 +948,26 @@ def spark_session(work=None, small=False):
         os.close(screen)
 
 
-# --- The run -----------------------------------------------------------------------------------------------------
+def stop(spark):
+    """End the session; where Java is to leave an archive of its classes, wait until it has, and put it in its place."""
+    options = spark.conf.get("spark.driver.extraJavaOptions", "")
+    gateway = spark.sparkContext._gateway
+    spark.stop()
+    archive = re.search(r"ArchiveClassesAtExit=((\S+\.jsa)\.\d+)", options)
+    if archive and getattr(gateway, "proc", None):
+        gateway.shutdown()
+        gateway.proc.stdin.close()
+        gateway.proc.wait(60)
+        pyspark.SparkContext._gateway = pyspark.SparkContext._jvm = None
+        with contextlib.suppress(OSError):
+            os.replace(*archive.groups())
+
+
+# --- The run ---------------------------------------------------------------------------------------------------------
 
 
 class Steps:
-    """Says on standard error when a step begins and ends, and keeps the seconds of each."""
+    """Says on standard error when a step ends, and keeps the seconds of each; on a terminal with a bar under way."""
 
     def __init__(self):
         self.seconds = {}
@@ -894,7 +978,36 @@ class Steps:
         begin = time.monotonic()
         yield
         self.seconds[name] = round(time.monotonic() - begin, 3)
-        print(f"{time.monotonic() - self.start:7.1f} s  {name}: {self.seconds[name]:.1f} s", file=sys.stderr)
+        self.say(f"{time.monotonic() - self.start:7.1f} s  {name}: {self.seconds[name]:.1f} s")
+
+    def say(self, line):
+        clear = "\r\033[K" if sys.stderr.isatty() else ""
+        print(f"{clear}{line}", file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def bar(self, spark):
+        """On a terminal, a line with the tasks of the stages that run, until the block ends."""
+        done = threading.Event()
+
+        def draw():
+            status = spark.sparkContext.statusTracker()
+            while not done.wait(0.5):
+                stages = [stage for stage in map(status.getStageInfo, status.getActiveStageIds()) if stage]
+                total = sum(stage.numTasks for stage in stages)
+                filled = 40 * sum(stage.numCompletedTasks for stage in stages) // max(1, total)
+                line = f"[{'=' * filled}{' ' * (40 - filled)}] {total} tasks" if stages else ""
+                print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+        thread = threading.Thread(target=draw, daemon=True)
+        if sys.stderr.isatty():
+            thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            if thread.is_alive():
+                thread.join()
+                print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def run(settings, work):
@@ -910,76 +1023,100 @@ def run(settings, work):
     with steps("start Spark"):
         spark = spark_session(work, size < SMALL_INPUT)
     try:
-        cores = spark.sparkContext.defaultParallelism
-        spark.conf.set("spark.sql.shuffle.partitions", 1 if size < SMALL_INPUT else max(cores, size >> 25))
-        with steps("plan"):
-            readers = [lambda: song_records(read_songs(spark, song_files)), lambda: event_records(read_lines(spark, log_files))]
-            songs, events = in_parallel(lambda read: read().persist(StorageLevel.MEMORY_AND_DISK), readers)
-        jobs = {
-            "songs": lambda: process_song_data(spark, songs, staging, settings.max_rejected, steps),
-            "logs": lambda: process_log_data(
-                spark, events, songs, staging, settings.max_rejected, steps, len(song_files) <= 1_000_000
-            ),
-        }
-        counts = dict(zip(jobs, in_parallel(lambda kind: jobs[kind](), jobs)))
-        with steps("audit"):
-            rows, matched = audit(spark, staging)
-        with steps("publish"):
-            publish(spark, output, run_id)
-        sizes = {name: table_size(spark, f"{output}/{name}") for name in TABLES}
+        with steps.bar(spark):
+            cores = spark.sparkContext.defaultParallelism
+            spark.conf.set("spark.sql.shuffle.partitions", 1 if size < SMALL_INPUT else max(cores, size >> 25))
+            if recovered := recover(spark, output):
+                steps.say(f"etl.py: completed the publishing of run {recovered}, which had been interrupted")
+            with steps("plan"):
+                raw = {"songs": (song_records, read_songs, song_files), "logs": (event_records, read_lines, log_files)}
+                songs, events = in_parallel(lambda kind: _records(spark, *raw[kind]), raw)
+            song_job = functools.partial(process_song_data, spark, songs, staging, settings.max_rejected, steps)
+            log_job = functools.partial(process_log_data, spark, events, songs, staging, settings.max_rejected, steps)
+            broadcast = len(song_files) <= BROADCAST_SONGS
+            song_counts, log_counts = in_parallel(lambda job: job(), [song_job, lambda: log_job(broadcast=broadcast)])
+            with steps("audit"):
+                rows, matched = audit(spark, staging)
+            with steps("publish"):
+                publish(spark, output, run_id)
+            sizes = {name: table_size(spark, f"{output}/{name}") for name in TABLES}
+    except JobError:
+        raise  # its message names what was kept in staging
+    except BaseException:
+        with contextlib.suppress(Exception):
+            if not _file_system(spark, output)[0].exists(spark._jvm.org.apache.hadoop.fs.Path(f"{output}/{JOURNAL}")):
+                discard(spark, output, run_id)
+        raise
     finally:
-        spark.stop()
-    songs, logs = counts["songs"], counts["logs"]
-    songs["duplicates"] = songs["records"] - songs["rejected"] - rows["songs"]
-    logs["duplicates"], logs["plays"] = logs["plays"] - rows["songplays"], rows["songplays"]
+        with contextlib.suppress(Exception):
+            stop(spark)
+    song_counts["duplicates"] = song_counts["records"] - song_counts["rejected"] - rows["songs"]
+    log_counts["duplicates"] = log_counts["plays"] - rows["songplays"]
+    log_counts["plays"] = rows["songplays"]
+    if not rows["songplays"]:
+        steps.say(f"etl.py: warning: no event in {settings.input} is a play: songplays, users and time are empty")
     return {
         "run_id": run_id,
         "seconds": round(time.monotonic() - steps.start, 3),
         "steps": steps.seconds,
-        "input": {"songs": {"files": len(song_files), **songs}, "logs": {"files": len(log_files), **logs}},
+        "input": {"songs": {"files": len(song_files), **song_counts}, "logs": {"files": len(log_files), **log_counts}},
         "tables": {
-            name: {
-                "rows": rows[name],
-                "files": sizes[name][0],
-                "bytes": sizes[name][1],
-                "path": f"{settings.output}/{name}",
-            }
-            for name in TABLES
+            name: {"rows": rows[name], "files": files, "bytes": size, "path": f"{settings.output}/{name}"}
+            for name, (files, size) in sizes.items()
         },
         "matched_plays": matched,
     }
+
+
+def _records(spark, judge, read, files):
+    return judge(read(spark, files)).persist(StorageLevel.MEMORY_AND_DISK)
 
 
 def summary(report):
     """The report as the table that ends standard output."""
     lines = [f"{'table':<10} {'rows':>13} {'files':>7} {'MB':>10}  where"]
     for name, table in report["tables"].items():
-        lines.append(
-            f"{name:<10} {table['rows']:>13,} {table['files']:>7,} {table['bytes'] / 1e6:>10,.2f}  {table['path']}"
-        )
-    rejected = sum(kind["rejected"] for kind in report["input"].values())
-    lines.append(f"{'rejected':<10} {rejected:>13,}")
+        megabytes = table["bytes"] / 1e6
+        lines.append(f"{name:<10} {table['rows']:>13,} {table['files']:>7,} {megabytes:>10,.2f}  {table['path']}")
+    rejected = {kind: counts["rejected"] for kind, counts in report["input"].items()}
+    lines.append(f"{'rejected':<10} {sum(rejected.values()):>13,}")
     return "\n".join(lines)
+
+
+def java_error(error, log):
+    """What a failed Spark job says, as an error of one line. What a task raised as UsageError stays one."""
+    said = str(error)
+    marked = re.search("«(.*)»", said)
+    if marked:
+        return UsageError(marked.group(1))
+    causes = (
+        re.findall(r"Caused by: (.*)", said) or re.findall(r"^: (.*)", said, re.MULTILINE) or [said.splitlines()[0]]
+    )
+    return JobError(f"the job failed: {causes[-1].strip()}; nothing is published; see {log}")
 
 
 def main(argv=None):
     """Run with the given arguments; returns the exit status: 0 done, 1 failed, 2 called wrongly."""
     work = tempfile.mkdtemp(prefix="sparkify-etl-")
+    log, error = os.path.join(work, "spark.log"), None
     try:
         settings = read_settings(argv)
         report = run(settings, work)
         if settings.report:
             Path(settings.report).write_text(json.dumps(report, indent=2) + "\n")
         print(summary(report))
-        return 0
-    except UsageError as error:
-        print(f"etl.py: {error}", file=sys.stderr)
-        return 2
-    except JobError as error:
-        print(f"etl.py: {error}", file=sys.stderr)
-        return 1
-    finally:
+    except (UsageError, JobError) as failure:
+        error = failure
+    except KeyboardInterrupt:
+        error = JobError("interrupted; nothing is published")
+    except (Py4JError, PySparkException) as failure:
+        error = java_error(failure, log)
+    if error is None or log not in str(error):
         shutil.rmtree(work, ignore_errors=True)
+    if error is None:
+        return 0
+    print(f"etl.py: {str(error).strip('«»')}", file=sys.stderr)
+    return 2 if isinstance(error, UsageError) else 1
 
 
 if __name__ == "__main__":

@@ -227,7 +227,7 @@ BROKEN = {
 
 def _rejected_events():
     groups = [{f"broken: {name}": make for name, make in BROKEN.items()}]
-    page = {name: raw for name, raw in {**WRONG_TYPES, "missing": None}.items()}
+    page = {**WRONG_TYPES, "missing": None}
     groups.append({f"page: {name}": _field("page", raw) for name, raw in page.items()})
     for key in KEYS:
         bad = {**BAD_KEYS, "missing": None}
@@ -277,15 +277,9 @@ def _kept_events():
 
 
 def _other_pages():
-    pages = {
-        "lower case": "nextsong",
-        "a space after": "NextSong ",
-        "Home": "Home",
-        "U+0085": "Next\u0085Song",
-    }
+    pages = {"lower case": "nextsong", "a space after": "NextSong ", "Home": "Home", "U+0085": "Next\u0085Song"}
     kinds = {
-        f"page: {name}": lambda record, rng, page=page: dump({**record, "page": page})
-        for name, page in pages.items()
+        f"page: {name}": lambda record, rng, page=page: dump({**record, "page": page}) for name, page in pages.items()
     }
     kinds["bad keys on another page"] = lambda record, rng: dump(
         {**record, "page": "Login", "userId": "", "sessionId": None, "itemInSession": 1.5, "ts": "soon"}
@@ -329,9 +323,7 @@ def _kept_songs():
     for name, text in ODD_TEXTS.items():
         kinds[f"title: {name}"] = _field("title", json.dumps(text, ensure_ascii=False))
     kinds["pretty-printed"] = lambda record, rng: json.dumps(record, indent=4).encode() + b"\n"
-    kinds["pretty-printed, CRLF"] = lambda record, rng: (
-        json.dumps(record, indent=4).encode().replace(b"\n", b"\r\n")
-    )
+    kinds["pretty-printed, CRLF"] = lambda record, rng: json.dumps(record, indent=4).encode().replace(b"\n", b"\r\n")
     kinds["byte order mark"] = lambda record, rng: b"\xef\xbb\xbf" + dump(record)
     kinds["blank lines around"] = lambda record, rng: b"\n\r\n \t" + dump(record) + b"\n\n"
     kinds["invalid UTF-8"] = _field("title", b'"one \xff two"')
@@ -378,15 +370,7 @@ SONG_KINDS = {
     "duplicate": _song_copies(),
     "rejected": {name: make for group in _rejected_songs() for name, make in group.items()},
 }
-FILE_KINDS = (
-    "CRLF",
-    "byte order mark",
-    "no last newline",
-    "blank lines",
-    "reordered",
-    "empty log",
-    "blank log",
-)
+FILE_KINDS = ("CRLF", "byte order mark", "no last newline", "blank lines", "reordered", "empty log", "blank log")
 JUNK = (".DS_Store", "__MACOSX/._x.json", "_hidden.json", "readme.txt", ".hidden/x.json", "x.json.bak")
 
 
@@ -396,9 +380,7 @@ JUNK = (".DS_Store", "__MACOSX/._x.json", "_hidden.json", "readme.txt", ".hidden
 def _taken_in_turn(groups, number, rng):
     """`number` kinds, one of each group before the second of any; all over again when they are out."""
     shuffled = [rng.sample(sorted(group), len(group)) for group in groups]
-    order = [
-        group[place] for place in range(max(map(len, shuffled))) for group in shuffled if place < len(group)
-    ]
+    order = [group[place] for place in range(max(map(len, shuffled))) for group in shuffled if place < len(group)]
     return [order[i % len(order)] for i in range(number)]
 
 
@@ -440,15 +422,11 @@ def _make_log_dirty(source, out, rng, share, done):
     for index, path in enumerate(paths):
         rows = [lines[path, number] for number in range(len(logs[path]))] + extra[path]
         # Every trait is in some file even when there is one file only; with many, most files have one.
-        traits = {
-            trait for turn, trait in enumerate(FILE_KINDS[:5]) if index % 7 == turn % min(7, len(paths))
-        }
+        traits = {trait for turn, trait in enumerate(FILE_KINDS[:5]) if index % 7 == turn % min(7, len(paths))}
         if "reordered" in traits or extra[path]:
             rng.shuffle(rows)
         if "byte order mark" in traits:  # not before a rejected line, whose raw text would be open
-            first = next(
-                (i for i, row in enumerate(rows) if row not in rejected_at and row[:1] == b"{"), None
-            )
+            first = next((i for i, row in enumerate(rows) if row not in rejected_at and row[:1] == b"{"), None)
             if first is None:
                 traits.discard("byte order mark")
             else:
@@ -494,10 +472,7 @@ def _make_songs_dirty(source, out, rng, share, done):
 
 def _write_junk(out, done):
     """Entries that a reader has to pass by; each would add a song or a play."""
-    for folder, content in (
-        ("song_data", dump(song(song_id="SOJUNK"))),
-        ("log_data", dump(event(userId="999999"))),
-    ):
+    for folder, content in (("song_data", dump(song(song_id="SOJUNK"))), ("log_data", dump(event(userId="999999")))):
         places = [folder, *(os.path.join(folder, name) for name in sorted(os.listdir(out / folder)))]
         for place in [place for place in places if (out / place).is_dir()][:2]:
             for name in JUNK:

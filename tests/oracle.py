@@ -254,9 +254,7 @@ def load(con, input_folder):
 def _typed(table, kind, fields):
     """The statement that makes a table of a kind's objects: raw, then each field read by its macro."""
     paths = ", ".join(f"'$.{key}'" for key, _ in fields.values())
-    columns = [
-        f"{macro}(types[{i}], texts[{i}]) AS {c}" for i, (c, (_, macro)) in enumerate(fields.items(), 1)
-    ]
+    columns = [f"{macro}(types[{i}], texts[{i}]) AS {c}" for i, (c, (_, macro)) in enumerate(fields.items(), 1)]
     # The objects get a table of their own: json_type of a line that isn't JSON is an error, and in one
     # statement the optimizer could move it before the filter.
     return f"""

@@ -18,9 +18,7 @@ SONG_ID, ARTIST_ID = BASE_SONG["song_id"], BASE_SONG["artist_id"]
 def tables_of(tmp_path):
     """The oracle's answer for a few songs and events."""
     folders = iter(range(100))
-    return lambda songs=(), events=(): oracle.five_tables(
-        write_input(tmp_path / str(next(folders)), songs, events)
-    )
+    return lambda songs=(), events=(): oracle.five_tables(write_input(tmp_path / str(next(folders)), songs, events))
 
 
 def raw(key, literal):
@@ -70,9 +68,7 @@ def test_one_song_and_one_play_give_a_row_of_each_table(tables_of):
     play_id = oracle.xxhash64(15, 818, 5, 1541105830796)
     location, agent = BASE_EVENT["location"], BASE_EVENT["userAgent"].strip('"')
     assert result == {
-        "songplays": [
-            (play_id, PLAY_TIME, 15, "paid", SONG_ID, ARTIST_ID, 818, location, agent, 2018, 11),
-        ],
+        "songplays": [(play_id, PLAY_TIME, 15, "paid", SONG_ID, ARTIST_ID, 818, location, agent, 2018, 11)],
         "users": [(15, "Lily", "Koch", "F", "paid")],
         "songs": [(SONG_ID, "Setanta matins", ARTIST_ID, 269.58322, 0)],
         "artists": [(ARTIST_ID, "Elena", "Dubai UAE", 49.80388, 15.47491)],
@@ -80,14 +76,7 @@ def test_one_song_and_one_play_give_a_row_of_each_table(tables_of):
         "report": {
             "input": {
                 "songs": {"files": 1, "records": 1, "duplicates": 0, "rejected": 0},
-                "logs": {
-                    "files": 1,
-                    "records": 1,
-                    "plays": 1,
-                    "duplicates": 0,
-                    "not_plays": 0,
-                    "rejected": 0,
-                },
+                "logs": {"files": 1, "records": 1, "plays": 1, "duplicates": 0, "not_plays": 0, "rejected": 0},
             },
             "tables": {name: {"rows": 1} for name in ("songplays", "users", "songs", "artists", "time")},
             "matched_plays": 1,
@@ -120,16 +109,7 @@ ONE = json.dumps(BASE_EVENT)
 
 
 NOT_ONE_OBJECT = [
-    *(
-        ONE + ONE,
-        ONE + " " + ONE,
-        ONE + " x",
-        ONE + ",",
-        ONE + "]",
-        ONE[:-1],
-        ONE[:-1] + ",}",
-        "[" + ONE + "]",
-    ),
+    *(ONE + ONE, ONE + " " + ONE, ONE + " x", ONE + ",", ONE + "]", ONE[:-1], ONE[:-1] + ",}", "[" + ONE + "]"),
     *("[]", "42", "true", "null", '"text"', "{}", "\f", "\u00a0", "\0", repr(BASE_EVENT), "{" + ONE + "}"),
     *(ONE[:-1] + ', "x": NaN}', ONE[:-1] + ', "x": -Infinity}', ONE[:-1] + ', "x": inf}', ONE + "\0"),
     *(ONE[:-1] + ', "x": [1 , ]}', ONE[:-1] + "/**/}", ONE[:-1] + ', "x": "\t"}', ONE[:-1] + ', "x": 01}'),
@@ -143,21 +123,7 @@ def test_a_line_that_is_not_one_object_is_rejected(tables_of):
 
 
 def test_odd_text_in_a_string_is_kept(tables_of):
-    texts = [
-        "}{",
-        ",}",
-        "NaN",
-        "a, ] b",
-        '"',
-        "\\",
-        '\\"NaN',
-        "[1,]",
-        "inf",
-        "\u2028",
-        "\u0085",
-        "a\nb",
-        "\0",
-    ]
+    texts = ["}{", ",}", "NaN", "a, ] b", '"', "\\", '\\"NaN', "[1,]", "inf", "\u2028", "\u0085", "a\nb", "\0"]
     events = [event(ts=n, location=text) for n, text in enumerate(texts)]
     for lines in (events, [json.dumps(row, ensure_ascii=True) for row in events]):
         assert in_order_of_ts(tables_of([], lines), column=7) == texts
@@ -165,14 +131,7 @@ def test_odd_text_in_a_string_is_kept(tables_of):
 
 def test_blank_lines_and_byte_order_marks_are_no_records(tables_of):
     result = tables_of(
-        [],
-        [
-            "",
-            " \t\r",
-            "\ufeff",
-            "\ufeff" + ONE + "\r",
-            "\t" + json.dumps(BASE_EVENT, separators=(",\r", " : ")),
-        ],
+        [], ["", " \t\r", "\ufeff", "\ufeff" + ONE + "\r", "\t" + json.dumps(BASE_EVENT, separators=(",\r", " : "))]
     )
     assert log_counts(result) == (2, 1, 1, 0, 0)
 
@@ -207,9 +166,7 @@ def test_keys_are_whole_numbers_or_digits(tables_of, key):
 
 
 def test_the_bounds_of_keys(tables_of):
-    result = tables_of(
-        [], [event(userId=str(2**63 - 1), ts=4133980799999), event(ts=4133980800000), event(ts=0)]
-    )
+    result = tables_of([], [event(userId=str(2**63 - 1), ts=4133980799999), event(ts=4133980800000), event(ts=0)])
     assert log_counts(result) == (3, 2, 0, 0, 1)
     first, last = (row[0] for row in result["time"])
     assert first == datetime.datetime(1970, 1, 1)
@@ -226,14 +183,7 @@ def test_text_is_a_string_or_an_integers_digits(tables_of):
 
 def test_a_user_agent_loses_one_pair_of_quotes(tables_of):
     cases = [('"x"', "x"), ('""x""', '"x"'), ('"', '"'), ('""', None), ('"""', '"'), ('"x', '"x'), ("", None)]
-    cases += [
-        (' "x"', ' "x"'),
-        ("x", "x"),
-        (7, "7"),
-        ('"a\nb"', "a\nb"),
-        ('"é😀e\u0301"', "é😀e\u0301"),
-        (True, None),
-    ]
+    cases += [(' "x"', ' "x"'), ("x", "x"), (7, "7"), ('"a\nb"', "a\nb"), ('"é😀e\u0301"', "é😀e\u0301"), (True, None)]
     events = [event(ts=n, userAgent=agent) for n, (agent, _) in enumerate(cases)]
     assert in_order_of_ts(tables_of([], events), column=8) == [expected for _, expected in cases]
 
@@ -241,19 +191,12 @@ def test_a_user_agent_loses_one_pair_of_quotes(tables_of):
 def songs_of(key, cases):
     """A song, and its artist, for each (literal, expected) with the literal in the place of a field."""
     return [
-        dump_raw(song(song_id=f"SO{n:02}", artist_id=f"AR{n:02}"), key, literal)
-        for n, (literal, _) in enumerate(cases)
+        dump_raw(song(song_id=f"SO{n:02}", artist_id=f"AR{n:02}"), key, literal) for n, (literal, _) in enumerate(cases)
     ]
 
 
 def test_numbers_are_finite_json_numbers(tables_of):
-    cases = [
-        ("1", 1.0),
-        ("-0.5", -0.5),
-        ("2.5E2", 250.0),
-        ("9007199254740993", 9007199254740992.0),
-        ("1e400", None),
-    ]
+    cases = [("1", 1.0), ("-0.5", -0.5), ("2.5E2", 250.0), ("9007199254740993", 9007199254740992.0), ("1e400", None)]
     cases += [("9" * 400, None), ('"1.0"', None), ("true", None), ("null", None), ("[1.0]", None)]
     for key, table in (("duration", "songs"), ("artist_latitude", "artists")):
         rows = tables_of(songs_of(key, cases))[table]
@@ -261,14 +204,7 @@ def test_numbers_are_finite_json_numbers(tables_of):
 
 
 def test_a_year_is_a_small_integer(tables_of):
-    cases = [
-        ("1999", 1999),
-        ("0", 0),
-        ("-1", -1),
-        ("2147483647", 2147483647),
-        ("2147483648", None),
-        ("2e3", None),
-    ]
+    cases = [("1999", 1999), ("0", 0), ("-1", -1), ("2147483647", 2147483647), ("2147483648", None), ("2e3", None)]
     cases += [("2000.0", None), ('"2000"', None), ("null", None), ("true", None), ("1" * 30, None)]
     rows = tables_of(songs_of("year", cases))["songs"]
     assert [row[4] for row in rows] == [expected for _, expected in cases]
@@ -279,18 +215,7 @@ def test_a_year_is_a_small_integer(tables_of):
 
 def test_a_song_file_is_one_object(tables_of):
     one = json.dumps(BASE_SONG)
-    bad = [
-        "",
-        " \n",
-        one + one,
-        one + "\n" + one,
-        "[" + one + "]",
-        "[]",
-        "null",
-        one[:-1],
-        one[:-1] + ",}",
-        one + "x",
-    ]
+    bad = ["", " \n", one + one, one + "\n" + one, "[" + one + "]", "[]", "null", one[:-1], one[:-1] + ",}", one + "x"]
     result = tables_of(bad)
     assert result["report"]["input"]["songs"] == {"files": 10, "records": 10, "duplicates": 0, "rejected": 10}
     assert result["rejected"] == sorted(("songs", text) for text in bad)
@@ -301,9 +226,7 @@ def test_a_song_file_is_one_object(tables_of):
 
 @pytest.mark.parametrize("key", ["song_id", "artist_id", "title"])
 def test_a_song_needs_its_ids_and_title(tables_of, key):
-    result = tables_of(
-        [song(**{key: value}) for value in (..., None, "", False, {}, [1])] + [song(**{key: 7})]
-    )
+    result = tables_of([song(**{key: value}) for value in (..., None, "", False, {}, [1])] + [song(**{key: 7})])
     assert result["report"]["input"]["songs"]["rejected"] == 6
     assert len(result["songs"]) == 1
 
@@ -314,9 +237,7 @@ def test_the_first_of_differing_songs_is_chosen_nulls_last(tables_of):
         assert forth == back
         return forth["songs"]
 
-    assert chosen(song(title="b", year=1), song(title="a", year=2)) == [
-        (SONG_ID, "a", ARTIST_ID, 269.58322, 2)
-    ]
+    assert chosen(song(title="b", year=1), song(title="a", year=2)) == [(SONG_ID, "a", ARTIST_ID, 269.58322, 2)]
     assert chosen(song(year=None), song(year=2))[0][4] == 2
     assert chosen(song(duration=None), song(duration=1), song(duration=-1))[0][3] == -1.0
     # In UTF-8 U+FF5E comes before U+1F600; in UTF-16 it doesn't. Upper case comes before lower case.
@@ -392,9 +313,7 @@ def test_a_user_is_as_in_the_last_play(tables_of):
     assert user(early, last) == [(15, None, None, None, None)]
     assert user(early, event(ts=2, page="Home", level="late"))[0][4] == "early"
     # Of the copies of the last play the chosen one counts.
-    assert (
-        user(early, event(ts=2, level="b", firstName="A"), event(ts=2, level="a", firstName="B"))[0][1] == "B"
-    )
+    assert user(early, event(ts=2, level="b", firstName="A"), event(ts=2, level="a", firstName="B"))[0][1] == "B"
 
 
 # ---- Where the input is ----------------------------------------------------------------------------------
@@ -433,19 +352,11 @@ def test_a_missing_input_is_an_error(tmp_path):
 
 def write_clean(folder, songs, events):
     """An input of several log files without a blemish; every second event is a play."""
-    write_input(
-        folder, [song(song_id=f"SO{n}", title=f"Song {n}", artist_id=f"AR{n % 50}") for n in range(songs)], []
-    )
+    write_input(folder, [song(song_id=f"SO{n}", title=f"Song {n}", artist_id=f"AR{n % 50}") for n in range(songs)], [])
     (folder / "log_data/2018/11/2018-11-01-events.json").unlink()
     for day in range(1, 11):
         plays = (
-            event(
-                userId=str(n % 90),
-                sessionId=n // 50,
-                itemInSession=n,
-                ts=1541030400000 + n,
-                song=f"Song {n % 999}",
-            )
+            event(userId=str(n % 90), sessionId=n // 50, itemInSession=n, ts=1541030400000 + n, song=f"Song {n % 999}")
             for n in range(day, events, 10)
         )
         lines = [json.dumps(play if n % 2 else {**play, "page": "Home"}) for n, play in enumerate(plays)]
@@ -496,11 +407,7 @@ def test_dirty_input_stays_below_one_percent_rejected(tmp_path):
 
 
 def test_dirty_files_have_the_traits_they_should(tmp_path):
-    logs = [
-        content
-        for path, content in content_of(make_dirty_input(tmp_path)).items()
-        if path.parts[0] == "log_data"
-    ]
+    logs = [content for path, content in content_of(make_dirty_input(tmp_path)).items() if path.parts[0] == "log_data"]
     assert any(content.startswith(b"\xef\xbb\xbf{") for content in logs)
     assert any(b"}\r\n{" in content for content in logs)
     assert any(content.endswith(b"}") for content in logs)

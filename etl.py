@@ -167,7 +167,7 @@ def parsed(raw, fields):
     plain = f"startswith(raw, '{{') AND endswith(raw, '}}') AND NOT contains({inner}, '}}') AND json._corrupt IS NULL"
     mark = "hex(xxhash64(raw))"
     pair = _from_json(f"""concat('[', raw, ',"', {mark}, '"]')""", "array<string>")
-    one_object = f"startswith(get({pair}, 0), '{{') AND slice({pair}, 2, 2) = array({mark})"
+    one_object = f"raw RLIKE '^[ \\\\t\\\\r\\\\n]*[{{]' AND slice({pair}, 2, 2) = array({mark})"
     # Most texts begin with a character before '[': one comparison settles them.
     looks = (
         "json.{0} >= '[' AND (startswith(json.{0}, '[') OR startswith(json.{0}, '{{') OR json.{0} IN ('true', 'false'))"
@@ -369,7 +369,10 @@ def find_files(folder, kind):
             for name in names:
                 if name.endswith(".json") and not name.startswith(HIDDEN):
                     path = os.path.join(parent, name)
-                    files.append(File(path, None, os.path.getsize(path)))
+                    try:
+                        files.append(File(path, None, os.path.getsize(path)))
+                    except OSError as error:
+                        _unreadable(error)
     if not files:
         raise UsageError(
             f"no {kind} JSON in {folder}: it needs {kind}_data/**/*.json, or {kind}-data.zip with JSON in it"
@@ -496,11 +499,24 @@ def layout(spark, partition, counts, row_bytes, copies):
     place = f"element_at(map({', '.join(places)}), {partition})"
     index = f"({place}.first + pmod(xxhash64({copies}), {place}.files)) % {tasks}"
     # Spark sends a row to the task that its hash names: these numbers have the hashes 0, 1, 2 … modulo tasks.
-    hashed, salts, salt = spark._jvm.org.apache.spark.unsafe.hash.Murmur3_x86_32.hashInt, {}, 0
+    salts, salt = {}, 0
     while len(salts) < tasks:
-        salts.setdefault(hashed(salt, 42) % tasks, salt)
+        salts.setdefault(murmur3(salt) % tasks, salt)
         salt += 1
     return tasks, f"get(array({', '.join(str(salts[task]) for task in range(tasks))}), cast({index} AS int))"
+
+
+def murmur3(value):
+    """The hash by which Spark places an int in a shuffle: Murmur3_x86_32 of 4 bytes with the seed 42, signed."""
+    mask = 0xFFFFFFFF
+    mixed = value * 0xCC9E2D51 & mask
+    mixed = (mixed << 15 | mixed >> 17) * 0x1B873593 & mask
+    mixed ^= 42
+    mixed = ((mixed << 13 | mixed >> 19) * 5 + 0xE6546B64 & mask) ^ 4
+    mixed = (mixed ^ mixed >> 16) * 0x85EBCA6B & mask
+    mixed = (mixed ^ mixed >> 13) * 0xC2B2AE35 & mask
+    mixed ^= mixed >> 16
+    return mixed - (mixed >> 31 << 32)
 
 
 def dealt(rows, tasks):
@@ -814,6 +830,8 @@ def check_output(source, output, report):
             f"the output {output} and the input {source} must not lie in each other: choose another --output"
         )
     for name, contract in TABLES.items():
+        if os.path.isfile(os.path.join(there, name)):
+            raise UsageError(f"{os.path.join(output, name)} is a file, where a table would go: choose another --output")
         for parent, folders, files in os.walk(os.path.join(there, name)):
             folders[:] = [folder for folder in folders if not folder.startswith(HIDDEN)]
             strange = [file for file in files if not file.startswith(HIDDEN) and not file.endswith(".parquet")]
@@ -823,6 +841,8 @@ def check_output(source, output, report):
                 raise UsageError(
                     f"{place} is not of the table {name}, which this run would replace: choose another --output"
                 )
+    if report and os.path.isdir(report):
+        raise UsageError(f"--report {report} is a folder: name a file")
     for place in [there, *([os.path.dirname(os.path.realpath(report))] if report else [])]:
         while not os.path.exists(place):
             place = os.path.dirname(place)
@@ -1111,6 +1131,8 @@ def main(argv=None):
         error = JobError("interrupted; nothing is published")
     except (Py4JError, PySparkException) as failure:
         error = java_error(failure, log)
+    except OSError as failure:
+        error = JobError(f"the job failed: {failure}; nothing is published")
     if error is None or log not in str(error):
         shutil.rmtree(work, ignore_errors=True)
     if error is None:

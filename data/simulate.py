@@ -590,8 +590,7 @@ def arguments(argv):
 def make_world(rand, catalogue, events, start, end):
     """The catalogue as write_catalogue returns it, the number of events, their time (ms) -> the World."""
     known = [
-        (playable(name, title, catalogue_length(rand, duration)), weight)
-        for name, title, duration, weight in catalogue
+        (playable(name, title, catalogue_length(rand, duration)), weight) for name, title, duration, weight in catalogue
     ]
     names, titles = [name for name, _, _, _ in catalogue], [title for _, title, _, _ in catalogue]
     others = list(make_others(rand, names, titles, min(8000 + 4 * len(catalogue), 100_000)))

@@ -89,8 +89,8 @@ def test_a_table_has_the_promised_columns(spark, name):
 # ---- Time ------------------------------------------------------------------------------------------------
 
 
-def test_weeks_and_weekdays_are_iso_at_every_turn_of_the_year(spark):
-    turns = [datetime.datetime(year, 1, 1, 12) for year in range(1971, 2101)]
+def test_weeks_and_weekdays_are_iso_at_the_turn_of_the_year(spark):
+    turns = [datetime.datetime(year, 1, 1, 12) for year in range(1971, 2101, 3)]
     days = [turn + datetime.timedelta(number) for turn in turns for number in range(-5, 5)]
     events = [event(ts=ms(*day.timetuple()[:6])) for day in days]
     found = {row.start_time: tuple(row[1:]) for row in rows(etl.time_table(plays(spark, events)))}
@@ -361,11 +361,10 @@ def test_texts_stay_as_they_are(spark):
 
 
 def orders(records):
-    """The records in five orders: as they are, backwards, and three others."""
+    """The records in three orders: as they are, backwards, shuffled."""
     yield records
     yield records[::-1]
-    for seed in range(3):
-        yield random.Random(seed).sample(records, len(records))
+    yield random.Random(1).sample(records, len(records))
 
 
 def varied(number, base, choices, groups, copies):

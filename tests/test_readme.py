@@ -39,13 +39,12 @@ def clone(tmp_path):
     return tmp_path
 
 
-@pytest.fixture
-def with_this_python(tmp_path_factory):
-    """A PATH on which `python` and `spark-submit` are those of the tests."""
-    folder = tmp_path_factory.mktemp("bin")
-    (folder / "python").symlink_to(sys.executable)
-    shims = f"{folder}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return {"PATH": shims, "PYSPARK_PYTHON": sys.executable, "PYSPARK_DRIVER_PYTHON": sys.executable}
+# On which `python` and `spark-submit` are those of the tests.
+WITH_THIS_PYTHON = {
+    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "PYSPARK_PYTHON": sys.executable,
+    "PYSPARK_DRIVER_PYTHON": sys.executable,
+}
 
 
 def test_each_flag_is_in_the_readme_and_each_flag_of_the_readme_exists():
@@ -71,11 +70,11 @@ def test_every_command_of_the_readme_has_its_test():
     assert [line for line in COMMANDS if not line.startswith(tuple(beginnings))] == []
 
 
-def test_the_simulator_and_both_ways_to_run_it_work(clone, with_this_python):
-    run(command("python data/simulate.py"), clone, **with_this_python)
+def test_the_simulator_and_both_ways_to_run_it_work(clone):
+    run(command("python data/simulate.py"), clone, **WITH_THIS_PYTHON)
     for at, beginning in enumerate(("python etl.py", "spark-submit etl.py")):
         line = command(beginning).replace("/data/sparkify", "more").replace("/data/lake", f"lake{at}")
-        result = run(line, clone, **with_this_python)
+        result = run(line, clone, **WITH_THIS_PYTHON)
         assert re.search(r"^songplays +8\d,\d{3} ", result.stdout, re.MULTILINE), result.stdout
 
 

@@ -364,7 +364,14 @@ def find_files(folder, kind):
     zips = [os.path.join(folder, f"{kind}{separator}data.zip") for separator in "-_"]
     files = [file for path in zips if os.path.isfile(path) for file in zip_members(path)]
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_unreadable):
-        folders[:] = sorted(name for name in folders if not name.startswith(HIDDEN))
+        here = os.path.realpath(parent)
+        # A link to a folder above would lead round in circles.
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(HIDDEN)
+            and not f"{here}/".startswith(os.path.realpath(os.path.join(parent, name)) + "/")
+        ]
         if f"{kind}_data" in os.path.relpath(parent, folder).split(os.sep):
             for name in names:
                 if name.endswith(".json") and not name.startswith(HIDDEN):
@@ -808,11 +815,18 @@ def read_settings(argv):
     bucket = f"s3://{arguments.bucket}" if arguments.bucket else None
     beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
     return Settings(
-        arguments.input or config.get(("data", "input")) or beside,
-        bucket or arguments.output or config.get(("data", "output")) or "output",
+        _folder(arguments.input or config.get(("data", "input")) or beside),
+        _folder(bucket or arguments.output or config.get(("data", "output")) or "output"),
         arguments.report,
         arguments.max_rejected,
     )
+
+
+def _folder(place):
+    """A place as a local path."""
+    if "://" in place and not place.startswith("file://"):
+        raise UsageError(f"{place}: this version reads and writes local folders only, not yet S3 or HDFS")
+    return re.sub("^file:(//)?", "", place)
 
 
 def _fraction(value):

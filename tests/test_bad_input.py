@@ -344,3 +344,19 @@ def test_spark_reads_the_empty_tables_with_their_columns(no_play, spark, name):
     found = {f"{column} {kind}" for column, kind in table.dtypes}
     assert found == set(COLUMNS[name].split(", "))
     assert table.count() == (1 if name in ("songs", "artists") else 0)
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/lake", "s3a://bucket/lake", "hdfs:///lake"])
+def test_what_is_not_supported_yet_is_refused(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert etl.main(["--output", place]) == 2
+    assert capsys.readouterr().err.startswith(f"etl.py: {place}: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_to_a_folder_above_is_not_followed_round_in_circles(tmp_path):
+    folder = tmp_path / "song_data"
+    folder.mkdir()
+    (folder / "one.json").write_text("{}")
+    (folder / "up").symlink_to(tmp_path)
+    assert [file.path for file in etl.find_files(str(tmp_path), "song")] == [str(folder / "one.json")]

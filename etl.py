@@ -1041,9 +1041,11 @@ def query(spark, sql):
     parser = spark._jsparkSession.sessionState().sqlParser()
     try:
         parser.parsePlan(sql)
-        with contextlib.suppress(ParseException):
-            parser.parseQuery(sql)
-            return spark.sql(sql)
+        # Spark 4 takes no semicolon and no comment behind a query here.
+        for text in (sql, re.sub(r"(\s|;|--[^\n]*(?=\n|$))+$", "", sql)):
+            with contextlib.suppress(ParseException):
+                parser.parseQuery(text)
+                return spark.sql(sql)
     except PySparkException as error:
         raise wrong_query(error) from None
     raise UsageError("--query only asks: a SELECT, or another SQL query; what was given would do something else")

@@ -364,7 +364,7 @@ AWS_HINTS = {
     ),
     "nothing answers there: check ENDPOINT_URL of dl.cfg, and the network": (
         "EndpointConnectionError ConnectTimeoutError ReadTimeoutError ConnectionClosedError ProxyConnectionError "
-        "SSLError ResponseParserError"
+        "SSLError"
     ),
     "it was listed, and is gone since: run it again when nobody changes the input": "NoSuchKey",
     "S3 still asks to slow down after many tries: run it again later": "SlowDown ServiceUnavailable Throttling",
@@ -419,7 +419,7 @@ def aws_calls(place, permission, kind=UsageError):
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("boto3", "botocore", "s3transfer"):
             raise
-        said = getattr(error, "response", {}).get("Error", {})
+        said = (getattr(error, "response", None) or {}).get("Error", {})
         code, message = said.get("Code", type(error).__name__), said.get("Message", "") or str(error)
         hint = next((hint for hint, codes in AWS_HINTS.items() if code in codes.split()), None)
         if code in ("AccessDenied", "AllAccessDisabled", "403", "Forbidden"):
@@ -1424,10 +1424,12 @@ def spark_session(work=None, small=False, s3a=False):
         builder = builder.config(key, value)
     if not work:
         return builder.getOrCreate()
-    # Java inherits this process's standard error when it starts; so do the Python workers that it starts.
-    screen = os.dup(2)
+    # Java inherits this process's standard output and error when it starts; so do the Python workers that it starts.
+    sys.stdout.flush()
+    screen = {number: os.dup(number) for number in (1, 2)}
     with open(os.path.join(work, "spark.log"), "ab") as log:
-        os.dup2(log.fileno(), 2)
+        for number in screen:
+            os.dup2(log.fileno(), number)
     try:
         return builder.getOrCreate()
     except PySparkException:
@@ -1438,8 +1440,9 @@ def spark_session(work=None, small=False, s3a=False):
             f"the AWS SDK it depends on into {os.path.join(os.path.dirname(pyspark.__file__), 'jars')}"
         ) from None
     finally:
-        os.dup2(screen, 2)
-        os.close(screen)
+        for number, copy in screen.items():
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 def stop(spark):

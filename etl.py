@@ -1018,8 +1018,17 @@ def publish_s3(client, staging, output, run_id):
                     discard_s3(client, output, run_id)
                 raise
         bucket, key = bucket_and_key(f"{output}/{JOURNAL}")
-        client.put_object(Bucket=bucket, Key=key, Body=json.dumps({"run_id": run_id}).encode())
+        journal = {"run_id": run_id, "files": len(staged_objects(client, output, run_id))}
+        client.put_object(Bucket=bucket, Key=key, Body=json.dumps(journal).encode())
     return recover_s3(client, output)
+
+
+def staged_objects(client, output, run_id):
+    """{name below the output: bytes} of the data files that a run staged on S3."""
+    # Hadoop's file systems may leave markers of folders, which end differently.
+    found = list_objects(client, f"{output}/_staging/{run_id}").items()
+    names = (*TABLES, "_rejected")
+    return {name: size for name, size in found if name.endswith((".parquet", ".json")) and name.split("/")[0] in names}
 
 
 def upload(client, folder, place):
@@ -1045,19 +1054,23 @@ def recover_s3(client, output):
         if plan is None:
             return None
         staging = f"{output}/_staging/{plan['run_id']}"
+        staged = staged_objects(client, output, plan["run_id"])
+        if len(staged) != plan["files"]:
+            raise JobError(
+                f"{staging} has {len(staged)} of the {plan['files']} files that were to be published: restore them, "
+                f"or delete {output}/{JOURNAL} to give that run up"
+            )
         names = [*TABLES, "_rejected"]
-        listings = in_parallel(lambda place: list_objects(client, place), [staging, *[f"{output}/{n}" for n in names]])
-        # Hadoop's file systems may leave markers of folders, which end differently.
-        data = {name for name in listings[0] if name.endswith((".parquet", ".json")) and name.split("/")[0] in names}
-        there = {f"{name}/{file}" for name, files in zip(names, listings[1:]) for file in files}
-        delete_objects(client, output, sorted(there - data))
+        listings = in_parallel(lambda name: list_objects(client, f"{output}/{name}"), names)
+        there = {f"{name}/{file}" for name, files in zip(names, listings) for file in files}
+        delete_objects(client, output, sorted(there - set(staged)))
 
         def copy(name):
             origin, (bucket, final) = bucket_and_key(f"{staging}/{name}")[1], bucket_and_key(f"{output}/{name}")
-            call = client.copy_object if listings[0][name] < 5 << 30 else client.copy  # S3's limit for one request
+            call = client.copy_object if staged[name] < 5 << 30 else client.copy  # S3's limit for one request
             call(CopySource={"Bucket": bucket, "Key": origin}, Bucket=bucket, Key=final)
 
-        in_parallel(copy, sorted(data - there))
+        in_parallel(copy, sorted(set(staged) - there))
         bucket, key = bucket_and_key(f"{output}/{JOURNAL}")
         client.delete_object(Bucket=bucket, Key=key)
         discard_s3(client, output, plan["run_id"])

@@ -605,7 +605,7 @@ class Killed(Exception):
     """What stands for the end of the process."""
 
 
-@pytest.mark.parametrize("calls", [1, 14, 15, 16, 22, 23, 24, 30, 38, 39])
+@pytest.mark.parametrize("calls", [1, 15, 16, 17, 23, 24, 25, 30, 39, 40, 41])
 def test_a_publishing_that_stops_after_any_call_is_completed_by_the_next(fast_endpoint, staged, calls):
     s3, endpoint = client_of(fast_endpoint), fast_endpoint
     bucket = f"stopped-{calls}"
@@ -625,9 +625,19 @@ def test_a_publishing_that_stops_after_any_call_is_completed_by_the_next(fast_en
     recovered = etl.recover_s3(client, f"s3://{bucket}/lake")
     new = {f"lake/{path.relative_to(staged).as_posix()}": path.read_bytes() for path in staged.rglob("*.parquet")}
     after = {key: content for key, content in contents(s3, bucket).items() if "/_staging/" not in key}
-    assert after == ({**new, "lake/other": b"other"} if calls > 14 else old)
-    assert recovered == (RUN_ID if 14 < calls < 39 else None)
+    assert after == ({**new, "lake/other": b"other"} if calls > 15 else old)
+    assert recovered == (RUN_ID if 15 < calls < 40 else None)
     assert etl.recover_s3(client, f"s3://{bucket}/lake") is None
+
+
+def test_a_journal_whose_staging_is_gone_deletes_nothing(fast_endpoint):
+    s3 = client_of(fast_endpoint)
+    journal = json.dumps({"run_id": RUN_ID, "files": 14}).encode()
+    put(s3, "gone", {"lake/users/part-0-old.parquet": b"old", "lake/_journal.json": journal})
+    before = contents(s3, "gone")
+    with pytest.raises(etl.JobError, match="0 of the 14 files"):
+        etl.recover_s3(s3, "s3://gone/lake")
+    assert contents(s3, "gone") == before
 
 
 def test_publishing_takes_few_requests_and_aborts_unfinished_uploads(s3, endpoint, staged):

@@ -550,9 +550,8 @@ class File(NamedTuple):
 def find_files(folder, kind, client=None, objects=None):
     """The JSON files of a kind ('song' or 'log') below a folder, in the order of their names.
 
-    For a folder on S3, client is one of S3 and objects what it lists there.
-
-    They are in a folder <kind>_data at any depth, or in <kind>-data.zip or <kind>_data.zip.
+    They are in a folder <kind>_data at any depth, or in <kind>-data.zip or <kind>_data.zip. On S3, client is
+    one of S3, and objects what it lists there.
     Raises UsageError when there are none, or when a zip can't be read.
     """
     zips = [f"{kind}{separator}data.zip" for separator in "-_"]

@@ -469,6 +469,20 @@ def test_a_zip_is_read_once_by_a_few_requests(s3, endpoint, scripted):
     assert len(server.requests) < 10
 
 
+def test_where_executors_lack_boto3_sparks_reader_gives_the_same(spark, tmp_path):
+    texts = {"a [1].json": '{"a":\n 1}\r\n', "b.json": "", "c.json": "[]"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, newline="")
+    files = [etl.File(str(tmp_path / name), None, len(text)) for name, text in texts.items()]
+    rows = etl.read_by_spark(spark, files, whole=True).collect()
+    assert sorted(row.raw for row in rows) == sorted(texts.values())
+    lines = etl.read_by_spark(spark, files, whole=False).collect()
+    assert sorted(row.raw for row in lines) == [" 1}\r", "[]", '{"a":']
+    with pytest.raises(etl.UsageError, match="boto3"):
+        etl.read_small(spark, [etl.File("s3://music/log-data.zip", "a.json", 4)], aws=None)
+    assert etl.executors_have_boto3(spark)
+
+
 # ---- Whole runs ------------------------------------------------------------------------------------------
 
 

@@ -515,6 +515,25 @@ def sample(s3, endpoint, tmp_path_factory):
     return process, json.loads(contents(s3, "sample", "report.json")["report.json"])
 
 
+def test_without_a_network_one_line_says_which_jars_are_missing(fast_endpoint, tmp_path):
+    put(client_of(fast_endpoint), "large", {"song_data/a.json": b"{}", "log_data/a.json": bytes(etl.SMALL_FILE + 1)})
+    write_config(tmp_path, fast_endpoint)
+    settings = spark_defaults(tmp_path)
+    resolver = (
+        '<resolvers><filesystem name="none"><artifact pattern="/nowhere/[artifact].[ext]"/></filesystem></resolvers>'
+    )
+    caches = f'<settings defaultResolver="none"/><caches defaultCacheDir="{tmp_path}/cache"/>'
+    (tmp_path / "ivy.xml").write_text(f"<ivysettings>{caches}{resolver}</ivysettings>")
+    ivy = f"spark.jars.ivySettings {tmp_path}/ivy.xml\nspark.jars.ivy {tmp_path}/ivy\n"
+    (tmp_path / "conf/spark-defaults.conf").write_text(ivy)
+    process = run_etl("--input", "s3://large", "--output", "s3://large-lake", cwd=tmp_path, env=settings)
+    assert (process.returncode, process.stdout) == (2, "")
+    assert re.search(
+        r"^etl.py: can't download org.apache.hadoop:hadoop-aws:\S+, .*jars$", process.stderr.splitlines()[-1]
+    )
+    assert contents(client_of(fast_endpoint), "large-lake") == {}
+
+
 def ours(key):
     return key.split("/")[0] in COLUMNS and key not in OTHERS
 

@@ -3,6 +3,7 @@
 
     python etl.py                                           the sample zips in data/ -> output/
     python etl.py --input FOLDER --output FOLDER            a folder with song_data/ and log_data/, or the two zips
+    python etl.py --input s3://IN --output s3://OUT         the same on S3; --bucket OUT for --output s3://OUT
     spark-submit etl.py --input FOLDER --output FOLDER      on a cluster: master, memory and cores are the cluster's
     python etl.py --query FILE_OR_SQL --output FOLDER       ask the five tables there something
 
@@ -21,11 +22,13 @@ The words used here:
 """
 
 import argparse
+import collections
 import configparser
 import contextlib
 import csv
 import functools
 import hashlib
+import io
 import json
 import math
 import os
@@ -353,6 +356,199 @@ def time_table(plays):
     return times.selectExpr("start_time", *columns, "weekday(start_time) + 1 AS weekday")
 
 
+# --- S3 --------------------------------------------------------------------------------------------------------------
+# boto3 does everything but read large log files and write from a cluster: it needs no jar of 280 MB and more, and one
+# request for what Hadoop's file systems take several for.
+
+REQUESTS = 32  # under way at once in a task that reads; more are no faster
+AWS_KEYS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+AWS_HINTS = {
+    "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of dl.cfg, or of the environment or profile": (
+        "InvalidAccessKeyId SignatureDoesNotMatch InvalidClientTokenId InvalidSecurity"
+    ),
+    "the credentials have expired: get new ones (AWS_SESSION_TOKEN of dl.cfg among them), or `aws sso login`": (
+        "ExpiredToken ExpiredTokenException InvalidToken TokenRefreshRequired RequestExpired UnauthorizedSSOTokenError "
+        "SSOTokenLoadError TokenRetrievalError"
+    ),
+    "there is no such bucket: check its name, and ENDPOINT_URL of dl.cfg": "NoSuchBucket InvalidBucketName",
+    "set this machine's clock": "RequestTimeTooSkewed",
+    "check REGION of dl.cfg; left empty, it is found out from the bucket": (
+        "PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException 301"
+    ),
+    "nothing answers there: check ENDPOINT_URL of dl.cfg, and the network": (
+        "EndpointConnectionError ConnectTimeoutError ReadTimeoutError ConnectionClosedError ProxyConnectionError "
+        "SSLError"
+    ),
+    "it was listed, and is gone since: run it again when nobody changes the input": "NoSuchKey",
+    "S3 still asks to slow down after many tries: run it again later": "SlowDown ServiceUnavailable Throttling",
+}
+
+
+def is_s3(place):
+    return place.startswith("s3://")
+
+
+def bucket_and_key(place):
+    """'s3://bucket/a/b' -> ('bucket', 'a/b')"""
+    bucket, _, key = place[len("s3://") :].partition("/")
+    return bucket, key
+
+
+def aws_session(aws):
+    """A boto3 session with the keys of dl.cfg's [AWS], {key: value}; without them AWS's own chain finds credentials."""
+    try:
+        import boto3
+    except ImportError:
+        raise UsageError("boto3 is missing, which S3 needs: pip install boto3") from None
+    return boto3.Session(*[aws.get(name) for name in AWS_KEYS])
+
+
+def aws_client(aws, service, region=None, attempts=10):
+    """A client of an AWS service, by dl.cfg's [AWS] as {key: value}; anonymous where there are no credentials."""
+    session = aws_session(aws)
+    from botocore import UNSIGNED
+    from botocore.config import Config
+
+    retries = {"mode": "adaptive", "total_max_attempts": attempts}
+    options = {"retries": retries, "max_pool_connections": REQUESTS, "connect_timeout": 5}
+    if aws.get("anonymous") or session.get_credentials() is None:
+        options["signature_version"] = UNSIGNED
+    elif service == "s3":
+        options["signature_version"] = "s3v4"  # of presigned addresses, too
+    if aws.get("endpoint_url"):
+        # Servers that are compatible with S3 may know neither bucket names in the host name nor the newer checksums.
+        options["s3"] = {"addressing_style": "path"}
+        checksums = ("request_checksum_calculation", "response_checksum_validation")
+        options.update({name: "when_required" for name in checksums if name in Config.OPTION_DEFAULTS})
+    region = region or aws.get("region") or session.region_name or "us-east-1"
+    return session.client(service, region, endpoint_url=aws.get("endpoint_url"), config=Config(**options))
+
+
+@contextlib.contextmanager
+def aws_calls(place, permission, kind=UsageError):
+    """What AWS, or boto3, says against a call about a place becomes an error of one line. Works in tasks too."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.split(".")[0] not in ("boto3", "botocore", "s3transfer"):
+            raise
+        said = (getattr(error, "response", None) or {}).get("Error", {})
+        code, message = said.get("Code", type(error).__name__), said.get("Message", "") or str(error)
+        hint = next((hint for hint, codes in AWS_HINTS.items() if code in codes.split()), None)
+        if code in ("AccessDenied", "AllAccessDisabled", "403", "Forbidden"):
+            hint = f"the credentials, if any were found, need the permission {permission} there"
+        message = " ".join(message.split())[:200]
+        # What a task raises reaches the driver as text: the mark is how main finds the line again.
+        raise kind(f"«{place}: {code}: {message}: {hint or 'see the message of S3'}»") from None
+
+
+def s3_access(aws, place):
+    """For a place on S3 (aws with what was found out, a client), else ({}, None). Raises UsageError without an answer.
+
+    What is found out: the bucket's region, an endpoint from AWS's own settings, that there are no credentials.
+    """
+    if not is_s3(place):
+        return {}, None
+    with aws_calls(place, "s3:ListBucket"):
+        hasty = aws_client(aws, "s3", attempts=2)
+        found = {} if hasty._request_signer._credentials else {"anonymous": "yes"}
+        from botocore.exceptions import ClientError
+
+        try:
+            answer = hasty.head_bucket(Bucket=bucket_and_key(place)[0])
+        except ClientError as error:
+            answer = error.response  # it names the region all the same; what is wrong will be said by a fuller answer
+        region = answer["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region")
+        if region and not aws.get("region"):
+            found["region"] = region
+        if ".amazonaws.com" not in hasty.meta.endpoint_url:
+            found["endpoint_url"] = hasty.meta.endpoint_url
+        return {**aws, **found}, aws_client({**aws, **found}, "s3")
+
+
+def list_objects(client, place):
+    """{name below the place: bytes} of all objects there, 1,000 a request."""
+    bucket, key = bucket_and_key(place)
+    prefix = f"{key}/" if key else ""
+    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+    return {entry["Key"][len(prefix) :]: entry["Size"] for page in pages for entry in page.get("Contents", ())}
+
+
+class S3Reader:
+    """Reads whole objects; slowed counts the requests that S3 refused for a moment and that were repeated.
+
+    get_object costs 3 ms of a core here, a signed address and a plain GET 1.2 ms. Whatever doesn't succeed at once is
+    left to get_object, with its retries and its errors.
+    """
+
+    def __init__(self, client):
+        self.client, self.slowed = client, 0
+
+    def read(self, path):
+        from botocore.awsrequest import AWSRequest
+        from botocore.exceptions import HTTPClientError
+
+        bucket, key = bucket_and_key(path)
+        with contextlib.suppress(HTTPClientError):
+            if not self.slowed:  # then only get_object, whose adaptive retries slow it down
+                url = self.client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key})
+                answer = self.client._endpoint.http_session.send(AWSRequest("GET", url).prepare())
+                if answer.status_code == 200 and len(answer.content) == int(answer.headers["Content-Length"]):
+                    return answer.content
+                self.slowed += answer.status_code >= 429
+        return self.read_patiently(bucket, key)
+
+    def read_patiently(self, bucket, key):
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
+
+        def once():
+            answer = self.client.get_object(Bucket=bucket, Key=key)
+            self.slowed += answer["ResponseMetadata"].get("RetryAttempts", 0)
+            return answer["Body"].read()
+
+        for _ in range(4):  # boto3 repeats a request, but not one whose answer breaks off
+            with contextlib.suppress(HTTPClientError, IncompleteReadError):
+                return once()
+        return once()
+
+
+class S3File(io.RawIOBase):
+    """An object as a file to seek and read in, by ranged requests: for zipfile."""
+
+    def __init__(self, client, path):
+        self.client, self.at = client, 0
+        self.object = dict(zip(("Bucket", "Key"), bucket_and_key(path)))
+        self.size = client.head_object(**self.object)["ContentLength"]
+
+    def readable(self):
+        return True
+
+    seekable = readable
+
+    def seek(self, offset, whence=0):
+        self.at = offset + (0, self.at, self.size)[whence]
+        return self.at
+
+    def readinto(self, buffer):
+        end = min(self.at + len(buffer), self.size)
+        if self.at >= end:
+            return 0
+        content = self.client.get_object(**self.object, Range=f"bytes={self.at}-{end - 1}")["Body"].read()
+        buffer[: len(content)] = content
+        self.at += len(content)
+        return len(content)
+
+
+def delete_objects(client, place, names):
+    """Delete objects below a place, 1,000 a request."""
+    bucket, key = bucket_and_key(place)
+    keys = [{"Key": f"{key}/{name}" if key else name} for name in names]
+    for start in range(0, len(keys), 1000):
+        chunk = {"Objects": keys[start : start + 1000], "Quiet": True}
+        for error in client.delete_objects(Bucket=bucket, Delete=chunk).get("Errors", ()):
+            raise JobError(f"can't delete s3://{bucket}/{error['Key']}: {error.get('Code')} {error.get('Message')}")
+
+
 # --- Reading -----------------------------------------------------------------------------------------------------
 
 
@@ -364,18 +560,40 @@ class File(NamedTuple):
     size: int
 
 
-def find_files(folder, kind):
-    """The JSON files of a kind ('song' or 'log') below a local folder, in the order of their names.
+def find_files(folder, kind, client=None, objects=None):
+    """The JSON files of a kind ('song' or 'log') below a folder, in the order of their names.
 
-    They are in a folder <kind>_data at any depth, or in <kind>-data.zip or <kind>_data.zip.
+    They are in a folder <kind>_data at any depth, or in <kind>-data.zip or <kind>_data.zip. On S3, client is
+    one of S3, and objects what it lists there.
     Raises UsageError when there are none, or when a zip can't be read.
     """
+    zips = [f"{kind}{separator}data.zip" for separator in "-_"]
+    files = _objects_of(folder, kind, objects) if client else _files_of(folder, kind)
+    there = objects if client else [name for name in zips if os.path.isfile(os.path.join(folder, name))]
+    files += [file for name in zips if name in there for file in zip_members(f"{folder}/{name}", client)]
+    if not files:
+        raise UsageError(
+            f"no {kind} JSON in {folder}: it needs {kind}_data/**/*.json, or {kind}-data.zip with JSON in it"
+        )
+    return sorted(files, key=lambda file: (file.path, file.member or ""))
+
+
+def _objects_of(folder, kind, objects):
+    files = []
+    for name, size in objects.items():
+        *folders, last = name.split("/")
+        hidden = any(part.startswith(HIDDEN) for part in (*folders, last))
+        if f"{kind}_data" in folders and last.endswith(".json") and not hidden:
+            files.append(File(f"{folder}/{name}", None, size))
+    return files
+
+
+def _files_of(folder, kind):
     if not os.path.isdir(folder):
         raise UsageError(
             f"the input {folder} is no folder: name one that holds song_data/ and log_data/, or the two zips"
         )
-    zips = [os.path.join(folder, f"{kind}{separator}data.zip") for separator in "-_"]
-    files = [file for path in zips if os.path.isfile(path) for file in zip_members(path)]
+    files = []
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_unreadable):
         here = os.path.realpath(parent)
         # A link to a folder above would lead round in circles.
@@ -393,21 +611,22 @@ def find_files(folder, kind):
                         files.append(File(path, None, os.path.getsize(path)))
                     except OSError as error:
                         _unreadable(error)
-    if not files:
-        raise UsageError(
-            f"no {kind} JSON in {folder}: it needs {kind}_data/**/*.json, or {kind}-data.zip with JSON in it"
-        )
-    return sorted(files, key=lambda file: (file.path, file.member or ""))
+    return files
 
 
 def _unreadable(error):
     raise UsageError(f"can't read the input {error.filename}: {error.strerror}")
 
 
-def zip_members(path):
+def open_zip(path, client=None):
+    """A zip to read, on S3 if there is a client for it, then by 8 MiB a request."""
+    return zipfile.ZipFile(io.BufferedReader(S3File(client, path), 8 << 20) if client else path)
+
+
+def zip_members(path, client=None):
     """The JSON files in a zip, without the junk that file managers add."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with aws_calls(path, "s3:GetObject"), open_zip(path, client) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
         raise UsageError(f"can't read {path}: {error}; make the zip again, or unpack it and remove it") from None
@@ -418,23 +637,40 @@ def zip_members(path):
     ]
 
 
-def fetch(files, whole):
-    """In a task: (source, text) of each file; if not whole, a large one in pieces that end where a line does."""
+def fetch(files, whole, aws=None, slowed=None):
+    """In a task: (source, text) of each file; if not whole, a large one in pieces that end where a line does.
+
+    For files on S3, aws is what a client of S3 needs, and slowed an accumulator of the requests that were repeated.
+    """
+    client = aws_client(aws, "s3") if files and is_s3(files[0].path) else None
+    reader = S3Reader(client)
 
     def decoded(content):
         return content.decode("utf-8", "replace")
 
     def read(path):
+        if client:
+            with aws_calls(path, "s3:GetObject"):
+                return path, decoded(reader.read(path))
         with open(path, "rb") as file:
             return path, decoded(file.read())
 
-    with ThreadPoolExecutor(8) as pool:
-        loose = [file.path for file in files if not file.member]
-        for start in range(0, len(loose), 64):  # a window, so that no more is in memory than the next step can take
-            yield from pool.map(read, loose[start : start + 64])
+    with ThreadPoolExecutor(REQUESTS if client else 8) as pool:
+        waiting = collections.deque()
+        for file in files:
+            if not file.member:
+                waiting.append(pool.submit(read, file.path))
+            if len(waiting) > 2 * REQUESTS:  # so that no more is in memory than the next step can take
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    if reader.slowed:
+        slowed.add(reader.slowed)
     for path in sorted({file.path for file in files if file.member}):
-        with zipfile.ZipFile(path) as archive:
-            for member in (file.member for file in files if file.member and file.path == path):
+        with aws_calls(path, "s3:GetObject"), open_zip(path, client) as archive:
+            members = {file.member for file in files if file.path == path}
+            # As they lie in the zip: it is read forwards, once.
+            for member in [entry.filename for entry in archive.infolist() if entry.filename in members]:
                 source = f"{path}!{member}"
                 try:
                     with archive.open(member) as content:
@@ -447,48 +683,87 @@ def fetch(files, whole):
                     raise UsageError(f"«can't read {source}: {error}; make the zip again»") from None
 
 
-def read_small(spark, files, whole=True):
+def read_small(spark, files, whole=True, aws=None, slowed=None):
     """(source, text) of many small files or zip members, fetched by threads inside a few tasks.
 
-    Spark's own reader takes a listing and an open for each file, one after the other: three times slower.
+    Spark's own reader takes a listing and an open for each file, one after the other: three times slower, on S3 ten
+    times and more. It is used where the executors lack boto3: files are on S3, and aws is None.
     """
+    if aws is None and is_s3(files[0].path):
+        return read_by_spark(spark, files, whole)
     cores = spark.sparkContext.defaultParallelism
     weight = sum(file.size + (64 << 10) for file in files)  # opening a file costs about as much as reading 64 KiB
     tasks = min(len(files), max(cores if weight > SMALL_FILE // 2 else 1, min(4 * cores, weight >> 23)))
     shares = [files[number::tasks] for number in range(tasks)]
+    if aws and any(file.member for file in files):  # neighbours in the zip, so that few bytes are asked for twice
+        shares = [files[len(files) * number // tasks : len(files) * (number + 1) // tasks] for number in range(tasks)]
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the executors have no etl module
     if weight < SMALL_INPUT and spark.sparkContext.master.startswith("local["):
-        texts = spark.sparkContext.parallelize(list(fetch(files, whole)), tasks)  # sooner than starting Python workers
+        texts = list(fetch(files, whole, aws, slowed))  # sooner than starting Python workers
+        texts = spark.sparkContext.parallelize(texts, tasks)
     else:
-        texts = spark.sparkContext.parallelize(shares, tasks).flatMap(lambda share: fetch(share, whole))
+        texts = spark.sparkContext.parallelize(shares, tasks).flatMap(lambda share: fetch(share, whole, aws, slowed))
     return spark.createDataFrame(texts, "source string, raw string", verifySchema=False)
 
 
-def read_songs(spark, files):
+def read_by_spark(spark, files, whole):
+    """(source, text) of files by Spark's own reader: a row a file, or a line."""
+    if any(file.member for file in files):
+        raise UsageError("the executors can't read a zip on S3 without boto3: install it there, or unpack the zip")
+    reader = spark.read.option("lineSep", "\n").format("text").option("wholetext", whole)
+    texts = reader.load([_literal(file.path) for file in files])
+    texts = texts.selectExpr("_metadata.file_path AS source", "value AS raw")
+    empty = [(file.path, "") for file in files if whole and not file.size]  # Spark passes them by
+    return texts.unionAll(spark.createDataFrame(empty, "source string, raw string")) if empty else texts
+
+
+def read_songs(spark, files, aws=None, slowed=None):
     """The song files -> (source, raw), a row a file."""
     # Byte order marks are no part of the JSON; the spaces around it would hide that the text is plain.
     bare = r"regexp_replace(raw, '^\\uFEFF|[ \\t\\r\\n]+$', '') AS raw"
-    return read_small(spark, files).selectExpr("source", bare)
+    return read_small(spark, files, True, aws, slowed).selectExpr("source", bare)
 
 
-def read_lines(spark, files):
+def read_lines(spark, files, aws=None, slowed=None):
     """The log files -> (source, raw), a row a line that isn't blank. A line ends with \\n or \\r\\n, nothing else."""
-    small = [file for file in files if file.member or file.size <= SMALL_FILE]
-    large = [file.path for file in files if not file.member and file.size > SMALL_FILE]
+    small = [file for file in files if not is_large(file)]
+    large = [file for file in files if is_large(file)]
     parts = []
     if small:
-        pieces = read_small(spark, small, whole=False)
+        pieces = read_small(spark, small, False, aws, slowed)
         parts.append(pieces.selectExpr("source", r"explode(split(raw, '\n')) AS raw"))
     if large:
-        reader = spark.read.option("lineSep", "\n").format("text")
-        lines = reader.load([_literal(path) for path in large])
-        parts.append(lines.selectExpr("_metadata.file_path AS source", "value AS raw"))
+        parts.append(read_by_spark(spark, large, whole=False))
     lines = parts[0] if len(parts) == 1 else parts[0].unionByName(parts[1])
     return (
         lines.selectExpr("source", r"CASE WHEN endswith(raw, '\r') THEN left(raw, length(raw) - 1) ELSE raw END AS raw")
         .selectExpr("source", r"CASE WHEN startswith(raw, '\uFEFF') THEN substring(raw, 2) ELSE raw END AS raw")
         .where(r"startswith(raw, '{') OR translate(raw, ' \t\r', '') <> ''")
     )
+
+
+def is_large(file):
+    """Whether a log file is read by Spark's own reader, in splits."""
+    return not file.member and file.size > SMALL_FILE
+
+
+def executors_have_boto3(spark):
+    """Whether the Python of the executors can import boto3."""
+
+    def tried(_):
+        try:
+            import boto3
+        except ImportError:
+            return [False]
+        return [bool(boto3)]
+
+    cores = spark.sparkContext.defaultParallelism
+    return is_local(spark) or all(spark.sparkContext.parallelize(range(cores), cores).mapPartitions(tried).collect())
+
+
+def is_local(spark):
+    """Whether the executors are in the driver's own process, and share its files."""
+    return re.fullmatch(r"local(\[[^,]*(,\d+)?\])?", spark.sparkContext.master) is not None
 
 
 def _literal(path):
@@ -640,7 +915,7 @@ def process_log_data(spark, records, songs, staging, max_rejected=1.0, steps=Non
 
 def in_parallel(action, items):
     """The results of action(item) for each item, on threads, so that Spark jobs overlap; the first error is raised."""
-    with ThreadPoolExecutor(len(items)) as pool:
+    with ThreadPoolExecutor(min(REQUESTS, max(1, len(items)))) as pool:
         return list(pool.map(action, items))
 
 
@@ -697,21 +972,25 @@ def audit(spark, staging):
     return rows, next(refers or 0 for name, _, refers, *_ in results if name == "songs")
 
 
-def publish(spark, output, run_id):
+def publish(spark, staging, output, run_id, client=None):
     """Move the staged tables to their places and the old ones to staging, by a journal; then remove both.
 
     A name that wasn't staged (_rejected, when nothing is) is moved away. A table is missing between two renames.
     """
+    if client:
+        return publish_s3(client, staging, output, run_id)
     files, path = _file_system(spark, output)
     names = {name: files.exists(path(f"{output}/_staging/{run_id}/{name}")) for name in [*TABLES, "_rejected"]}
     with contextlib.closing(files.create(path(f"{output}/{JOURNAL}.new"), True)) as file:
         file.write(bytearray(json.dumps({"run_id": run_id, "staged": names}).encode()))
     files.rename(path(f"{output}/{JOURNAL}.new"), path(f"{output}/{JOURNAL}"))
-    recover(spark, output)
+    return recover(spark, output)
 
 
-def recover(spark, output):
+def recover(spark, output, client=None):
     """Do what a journal says, from wherever the publishing stopped; returns the run's id, or None without a journal."""
+    if client:
+        return recover_s3(client, output)
     files, path = _file_system(spark, output)
     journal = path(f"{output}/{JOURNAL}")
     if not files.exists(journal):
@@ -736,8 +1015,112 @@ def _rename(files, old, new):
         raise JobError(f"can't move {old.toString()} to {new.toString()}; the next run completes the publishing")
 
 
-def discard(spark, output, run_id):
+def publish_s3(client, staging, output, run_id):
+    """The same on S3: what was staged on this machine is brought there first; then the journal decides.
+
+    S3 can't rename: the old files are deleted and the new ones copied by S3 itself, 32 at a time. A table is missing
+    from the one until the other.
+    """
+    with aws_calls(output, "s3:PutObject", JobError):
+        if not is_s3(staging):
+            try:
+                upload(client, staging, f"{output}/_staging/{run_id}")
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    discard_s3(client, output, run_id)
+                raise
+        bucket, key = bucket_and_key(f"{output}/{JOURNAL}")
+        journal = {"run_id": run_id, "files": len(staged_objects(client, output, run_id))}
+        client.put_object(Bucket=bucket, Key=key, Body=json.dumps(journal).encode())
+    return recover_s3(client, output)
+
+
+def staged_objects(client, output, run_id):
+    """{name below the output: bytes} of the data files that a run staged on S3."""
+    # Hadoop's file systems may leave markers of folders, which end differently.
+    found = list_objects(client, f"{output}/_staging/{run_id}").items()
+    names = (*TABLES, "_rejected")
+    return {name: size for name, size in found if name.endswith((".parquet", ".json")) and name.split("/")[0] in names}
+
+
+def upload(client, folder, place):
+    """Copy the data files in a local folder to a place on S3, many at a time."""
+    from boto3.s3.transfer import TransferConfig
+
+    bucket, key = bucket_and_key(place)
+    # Up to this size a file is one request.
+    config = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=64 << 20, use_threads=False)
+    paths = [path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith(HIDDEN)]
+    in_parallel(
+        lambda path: client.upload_file(
+            str(path), bucket, f"{key}/{path.relative_to(folder).as_posix()}", Config=config
+        ),
+        paths,
+    )
+
+
+def recover_s3(client, output):
+    """recover on S3. Everything staged stays until the journal is gone, so that it can be done again from any point."""
+    with aws_calls(output, "s3:GetObject, s3:PutObject and s3:DeleteObject", JobError):
+        plan = s3_journal(client, output)
+        if plan is None:
+            return None
+        staging = f"{output}/_staging/{plan['run_id']}"
+        staged = staged_objects(client, output, plan["run_id"])
+        if len(staged) != plan["files"]:
+            raise JobError(
+                f"{staging} has {len(staged)} of the {plan['files']} files that were to be published: restore them, "
+                f"or delete {output}/{JOURNAL} to give that run up"
+            )
+        names = [*TABLES, "_rejected"]
+        listings = in_parallel(lambda name: list_objects(client, f"{output}/{name}"), names)
+        there = {f"{name}/{file}" for name, files in zip(names, listings) for file in files}
+        delete_objects(client, output, sorted(there - set(staged)))
+
+        def copy(name):
+            origin, (bucket, final) = bucket_and_key(f"{staging}/{name}")[1], bucket_and_key(f"{output}/{name}")
+            call = client.copy_object if staged[name] < 5 << 30 else client.copy  # S3's limit for one request
+            call(CopySource={"Bucket": bucket, "Key": origin}, Bucket=bucket, Key=final)
+
+        in_parallel(copy, sorted(set(staged) - there))
+        bucket, key = bucket_and_key(f"{output}/{JOURNAL}")
+        client.delete_object(Bucket=bucket, Key=key)
+        discard_s3(client, output, plan["run_id"])
+        return plan["run_id"]
+
+
+def s3_journal(client, output):
+    """What the journal on S3 says, or None without one."""
+    bucket, key = bucket_and_key(f"{output}/{JOURNAL}")
+    try:
+        return json.loads(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+    except client.exceptions.NoSuchKey:
+        return None
+
+
+def discard_s3(client, output, run_id):
+    """Delete the staging of a run on S3, and the parts of uploads that were never finished in it."""
+    staging = f"{output}/_staging/{run_id}"
+    bucket, key = bucket_and_key(staging)
+    uploads = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{key}/")
+    for upload in (upload for page in uploads for upload in page.get("Uploads", ())):
+        client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+    delete_objects(client, staging, list_objects(client, staging))
+
+
+def has_journal(spark, output, client=None):
+    """Whether a publishing was begun and isn't complete."""
+    if client:
+        return s3_journal(client, output) is not None
+    files, path = _file_system(spark, output)
+    return files.exists(path(f"{output}/{JOURNAL}"))
+
+
+def discard(spark, output, run_id, client=None):
     """Remove the staging of a run, and the folders above it that are empty then."""
+    if client:
+        discard_s3(client, output, run_id)
+        return
     files, path = _file_system(spark, output)
     files.delete(path(f"{output}/_staging/{run_id}"), True)
     for folder in (path(f"{output}/_staging"), path(output)):
@@ -751,8 +1134,12 @@ def _file_system(spark, place):
     return path(place).getFileSystem(spark._jsc.hadoopConfiguration()), path
 
 
-def table_size(spark, place):
+def table_size(spark, place, client=None):
     """(files, bytes) below a place."""
+    if client:
+        with aws_calls(place, "s3:ListBucket", JobError):
+            sizes = list(list_objects(client, place).values())
+        return len(sizes), sum(sizes)
     files, path = _file_system(spark, place)
     found, sizes = files.listFiles(path(place), True), []
     while found.hasNext():
@@ -772,6 +1159,7 @@ class Settings(NamedTuple):
     max_rejected: float
     query: str = None
     csv: bool = False
+    aws: dict = {}  # of dl.cfg's [AWS], what isn't empty; holds secrets
 
 
 def read_config(path=None):
@@ -838,21 +1226,28 @@ def read_settings(argv):
         raise UsageError("--report is of a run, and --query does none: leave one of them out")
     config = read_config(arguments.config)
     bucket = f"s3://{arguments.bucket}" if arguments.bucket else None
+    aws = {key: value for (section, key), value in config.items() if section == "aws" and value}
+    if len([name for name in AWS_KEYS[:2] if name in aws]) == 1:
+        raise UsageError("dl.cfg has one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: fill in both, or none")
     beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
     return Settings(
         _folder(arguments.input or config.get(("data", "input")) or beside),
         _folder(bucket or arguments.output or config.get(("data", "output")) or "output"),
-        arguments.report,
+        arguments.report and _folder(arguments.report),
         arguments.max_rejected,
         arguments.query,
         arguments.csv,
+        aws,
     )
 
 
 def _folder(place):
-    """A place as a local path."""
+    """A place as s3://BUCKET/… or a local path."""
+    on_s3 = re.fullmatch("s3a?://([^/]+.*?)/*", place)
+    if on_s3:
+        return f"s3://{on_s3.group(1)}"
     if "://" in place and not place.startswith("file://"):
-        raise UsageError(f"{place}: this version reads and writes local folders only, not yet S3 or HDFS")
+        raise UsageError(f"{place}: only s3://BUCKET/… and local folders are read and written")
     return re.sub("^file:(//)?", "", place)
 
 
@@ -863,14 +1258,17 @@ def _fraction(value):
     return fraction
 
 
-def check_output(source, output, report):
+def check_output(source, output, report, client=None):
     """Raise UsageError when the tables can't or mustn't be written to output; writes nothing that stays."""
-    here, there = os.path.realpath(source), os.path.realpath(output)
-    if os.path.commonpath([here, there]) in (here, there):
+    here, there = (place if is_s3(place) else os.path.realpath(place) for place in (source, output))
+    above, below = sorted((f"{here.rstrip('/')}/", f"{there.rstrip('/')}/"), key=len)
+    if below.startswith(above):
         raise UsageError(
             f"the output {output} and the input {source} must not lie in each other: choose another --output"
         )
-    for name, contract in TABLES.items():
+    if client:
+        check_bucket(client, output)
+    for name, contract in TABLES.items() if not client else ():
         if os.path.isfile(os.path.join(there, name)):
             raise UsageError(f"{os.path.join(output, name)} is a file, where a table would go: choose another --output")
         for parent, folders, files in os.walk(os.path.join(there, name)):
@@ -882,9 +1280,11 @@ def check_output(source, output, report):
                 raise UsageError(
                     f"{place} is not of the table {name}, which this run would replace: choose another --output"
                 )
+    report = None if report and is_s3(report) else report
     if report and os.path.isdir(report):
         raise UsageError(f"--report {report} is a folder: name a file")
-    for place in [there, *([os.path.dirname(os.path.realpath(report))] if report else [])]:
+    places = [] if client else [there]
+    for place in [*places, *([os.path.dirname(os.path.realpath(report))] if report else [])]:
         while not os.path.exists(place):
             place = os.path.dirname(place)
         try:
@@ -892,6 +1292,27 @@ def check_output(source, output, report):
                 pass
         except OSError as error:
             raise UsageError(f"can't write to {place}: {error.strerror}; choose another --output or --report") from None
+
+
+def check_bucket(client, output):
+    """check_output on S3: nothing foreign lies where tables go, and an object can be written and deleted."""
+    with aws_calls(output, "s3:ListBucket"):
+        listings = in_parallel(lambda name: list_objects(client, f"{output}/{name}"), TABLES)
+    for name, objects in zip(TABLES, listings):
+        for key in objects:
+            *folders, last = key.split("/")
+            if any(part.startswith(HIDDEN) for part in (*folders, last)) or last.endswith("$folder$") or not last:
+                continue
+            if not last.endswith(".parquet") or {part.split("=")[0] for part in folders} - {*TABLES[name].partitions}:
+                raise UsageError(
+                    f"{output}/{name}/{key} is not of the table {name}, which this run would replace: choose another "
+                    "--output"
+                )
+    bucket, key = bucket_and_key(f"{output}/_staging/{uuid.uuid4().hex}")
+    with aws_calls(output, "s3:PutObject"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"")
+    with aws_calls(output, "s3:DeleteObject"):
+        client.delete_object(Bucket=bucket, Key=key)
 
 
 def find_java(spark_version):
@@ -965,12 +1386,55 @@ def java_options(home):
     return [*options, f"-XX:ArchiveClassesAtExit={archive}.{os.getpid()}"]
 
 
-def spark_session(work=None, small=False):
+def s3a_jars():
+    """The setting that brings the S3A that belongs to the Hadoop in pyspark; empty where it is there already."""
+    jars = Path(pyspark.__file__).parent / "jars"
+    if list(jars.glob("hadoop-aws-*.jar")):
+        return {}
+    version = next(jars.glob("hadoop-client-api-*.jar")).stem.rsplit("-", 1)[1]
+    ivy = Path.home() / (".ivy2" if pyspark.__version__.startswith("3.") else ".ivy2.5.2")
+    if not (ivy / "jars" / f"org.apache.hadoop_hadoop-aws-{version}.jar").exists():
+        size = 280 if version < "3.4" else 600
+        print(
+            f"etl.py: for large files on S3, downloading hadoop-aws {version} and AWS's SDK to {ivy}, once: {size} MB",
+            file=sys.stderr,
+        )
+    return {"spark.jars.packages": f"org.apache.hadoop:hadoop-aws:{version}"}
+
+
+def use_s3a(spark, aws):
+    """Let s3:// be S3A where it isn't something else, as on EMR; what is there is never changed.
+
+    It is set in Hadoop's configuration after the start, so that no key is in Spark's, which is shown and logged.
+    """
+    hadoop = spark._jsc.hadoopConfiguration()
+    if hadoop.get("fs.s3.impl"):
+        return
+    session = aws_session(aws)
+    credentials = None if aws.get("anonymous") else session.get_credentials()
+    settings = {"fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem"}
+    provider = "AnonymousAWSCredentialsProvider"
+    if credentials:
+        keys = credentials.get_frozen_credentials()
+        provider = f"{'Temporary' if keys.token else 'Simple'}AWSCredentialsProvider"
+        settings.update({"fs.s3a.access.key": keys.access_key, "fs.s3a.secret.key": keys.secret_key})
+        settings.update({"fs.s3a.session.token": keys.token} if keys.token else {})
+    settings["fs.s3a.aws.credentials.provider"] = f"org.apache.hadoop.fs.s3a.{provider}"
+    settings["fs.s3a.endpoint.region"] = aws.get("region") or session.region_name or "us-east-1"
+    if aws.get("endpoint_url"):
+        settings["fs.s3a.endpoint"] = aws["endpoint_url"]
+        settings["fs.s3a.path.style.access"] = "true"
+        settings["fs.s3a.change.detection.mode"] = "none"
+    for key, value in settings.items():
+        hadoop.set(key, value)
+
+
+def spark_session(work=None, small=False, s3a=False):
     """A SparkSession with the settings the tables need.
 
     Under spark-submit, master, memory and cores are the cluster's. Otherwise it is made here: all cores, a quarter of
     the memory (1 to 6 GiB), loopback only, quiet. What Java says goes to the file spark.log in the folder work. small
-    is for inputs up to SMALL_INPUT.
+    is for inputs up to SMALL_INPUT. s3a: with Hadoop's S3A. Raises UsageError when that can't be downloaded.
     """
     builder = SparkSession.builder.appName("sparkify-etl")
     for key, value in {**SQL_SETTINGS, **(SMALL_SETTINGS if small else {})}.items():
@@ -992,21 +1456,32 @@ def spark_session(work=None, small=False):
         # Without checksum files beside each file.
         "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
     }
+    local.update(s3a_jars() if s3a else {})
     if work:
         local["spark.local.dir"] = local["spark.sql.warehouse.dir"] = work
     for key, value in local.items():
         builder = builder.config(key, value)
     if not work:
         return builder.getOrCreate()
-    # Java inherits this process's standard error when it starts; so do the Python workers that it starts.
-    screen = os.dup(2)
+    # Java inherits this process's standard output and error when it starts; so do the Python workers that it starts.
+    sys.stdout.flush()
+    screen = {number: os.dup(number) for number in (1, 2)}
     with open(os.path.join(work, "spark.log"), "ab") as log:
-        os.dup2(log.fileno(), 2)
+        for number in screen:
+            os.dup2(log.fileno(), number)
     try:
         return builder.getOrCreate()
+    except PySparkException:
+        if "spark.jars.packages" not in local:
+            raise
+        raise UsageError(
+            f"can't download {local['spark.jars.packages']}, which large log files on S3 need: put its jar and that of "
+            f"the AWS SDK it depends on into {os.path.join(os.path.dirname(pyspark.__file__), 'jars')}"
+        ) from None
     finally:
-        os.dup2(screen, 2)
-        os.close(screen)
+        for number, copy in screen.items():
+            os.dup2(copy, number)
+            os.close(copy)
 
 
 def stop(spark):
@@ -1154,22 +1629,35 @@ def run(settings, work):
     steps = Steps()
     run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
     with steps("find input"):
-        song_files, log_files = find_files(settings.input, "song"), find_files(settings.input, "log")
-        check_output(settings.input, settings.output, settings.report)
+        aws, reader = s3_access(settings.aws, settings.input)
+        output_aws, client = s3_access(settings.aws, settings.output)
+        with aws_calls(settings.input, "s3:ListBucket"):
+            objects = list_objects(reader, settings.input) if reader else None
+        song_files, log_files = (find_files(settings.input, kind, reader, objects) for kind in ("song", "log"))
+        check_output(settings.input, settings.output, settings.report, client)
         size = sum(file.size for file in [*song_files, *log_files])
-    output = os.path.abspath(settings.output)
+    output = settings.output if client else os.path.abspath(settings.output)
     staging = f"{output}/_staging/{run_id}"
     with steps("start Spark"):
-        spark = spark_session(work, size < SMALL_INPUT)
+        s3a = bool(reader) and any(map(is_large, log_files))
+        spark = spark_session(work, size < SMALL_INPUT, s3a)
     try:
         with steps.bar(spark):
             cores = spark.sparkContext.defaultParallelism
             spark.conf.set("spark.sql.shuffle.partitions", 1 if size < SMALL_INPUT else max(cores, size >> 25))
-            if recovered := recover(spark, output):
+            if client and is_local(spark):
+                staging = f"{work}/staging"  # uploading from here takes a third of the requests of writing to S3
+            if s3a or ((reader or client) and not is_local(spark)):
+                use_s3a(spark, aws or output_aws)
+            if reader and not executors_have_boto3(spark):
+                steps.say("etl.py: warning: the executors have no boto3, so reading is slow: pip install boto3 there")
+                aws = None
+            if recovered := recover(spark, output, client):
                 steps.say(f"etl.py: completed the publishing of run {recovered}, which had been interrupted")
             with steps("plan"):
                 raw = {"songs": (song_records, read_songs, song_files), "logs": (event_records, read_lines, log_files)}
-                songs, events = in_parallel(lambda kind: _records(spark, *raw[kind]), raw)
+                slowed = spark.sparkContext.accumulator(0)
+                songs, events = in_parallel(lambda kind: _records(spark, *raw[kind], aws, slowed), raw)
             song_job = functools.partial(process_song_data, spark, songs, staging, settings.max_rejected, steps)
             log_job = functools.partial(process_log_data, spark, events, songs, staging, settings.max_rejected, steps)
             broadcast = len(song_files) <= BROADCAST_SONGS
@@ -1177,14 +1665,16 @@ def run(settings, work):
             with steps("audit"):
                 rows, matched = audit(spark, staging)
             with steps("publish"):
-                publish(spark, output, run_id)
-            sizes = {name: table_size(spark, f"{output}/{name}") for name in TABLES}
+                publish(spark, staging, output, run_id, client)
+            sizes = {name: table_size(spark, f"{output}/{name}", client) for name in TABLES}
+            if slowed.value:
+                steps.say(f"etl.py: S3 refused {slowed.value:,} requests for a moment; they were repeated")
     except JobError:
         raise  # its message names what was kept in staging
     except BaseException:
         with contextlib.suppress(Exception):
-            if not _file_system(spark, output)[0].exists(spark._jvm.org.apache.hadoop.fs.Path(f"{output}/{JOURNAL}")):
-                discard(spark, output, run_id)
+            if not has_journal(spark, output, client):
+                discard(spark, output, run_id, client)
         raise
     finally:
         with contextlib.suppress(Exception):
@@ -1207,8 +1697,8 @@ def run(settings, work):
     }
 
 
-def _records(spark, judge, read, files):
-    return judge(read(spark, files)).persist(StorageLevel.MEMORY_AND_DISK)
+def _records(spark, judge, read, files, aws, slowed):
+    return judge(read(spark, files, aws, slowed)).persist(StorageLevel.MEMORY_AND_DISK)
 
 
 def summary(report):
@@ -1222,6 +1712,16 @@ def summary(report):
     return "\n".join(lines)
 
 
+def write_report(settings, text):
+    """The report to its file, or to S3."""
+    client = s3_access(settings.aws, settings.report)[1]
+    if not client:
+        Path(settings.report).write_text(text)
+        return
+    with aws_calls(settings.report, "s3:PutObject", JobError):
+        client.put_object(**dict(zip(("Bucket", "Key"), bucket_and_key(settings.report))), Body=text.encode())
+
+
 def ask(settings, work):
     """Print the answer to a query of the tables in settings.output, as a table or as CSV."""
     sql = settings.query
@@ -1230,10 +1730,17 @@ def ask(settings, work):
             sql = Path(sql).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"can't read the query {sql}: {getattr(error, 'strerror', None) or error}") from None
-    size = sum(file.stat().st_size for file in Path(settings.output).rglob("*.parquet"))
+    aws, client = s3_access(settings.aws, settings.output)
+    if client:
+        with aws_calls(settings.output, "s3:ListBucket"):
+            size = sum(list_objects(client, settings.output).values())
+    else:
+        size = sum(file.stat().st_size for file in Path(settings.output).rglob("*.parquet"))
     small = 0 < size < SMALL_INPUT // 16  # JSON takes about 16 times as much as the tables made of it
-    spark = spark_session(work, small)
+    spark = spark_session(work, small, s3a=client is not None)
     try:
+        if client:
+            use_s3a(spark, aws)
         if small:
             spark.conf.set("spark.sql.shuffle.partitions", 1)
         open_tables(spark, settings.output)
@@ -1273,7 +1780,7 @@ def main(argv=None):
         if settings.query is None:
             report = run(settings, work)
             if settings.report:
-                Path(settings.report).write_text(json.dumps(report, indent=2) + "\n")
+                write_report(settings, json.dumps(report, indent=2) + "\n")
             print(summary(report))
         else:
             ask(settings, work)
@@ -1285,7 +1792,7 @@ def main(argv=None):
         error = java_error(failure, log)
     except OSError as failure:
         error = JobError(f"the job failed: {failure}; nothing is published")
-    if error is None or log not in str(error):
+    if error is None or work not in str(error):
         shutil.rmtree(work, ignore_errors=True)
     if error is None:
         return 0

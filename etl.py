@@ -920,56 +920,56 @@ def in_parallel(action, items):
 
 
 def audit(spark, staging):
-    """Check what was staged against the contracts and with each other; returns {table: rows} and the matched plays.
+    """Check what was staged with what the contracts say of keys; returns {table: rows} and the matched plays.
 
     Every key is not null and unique, every user_id and start_time and every song_id and artist_id that isn't null in
-    songplays is the key of a row, year and month are those of start_time. Raises JobError with an example.
+    songplays is the key of a row, year and month are those of start_time. (The columns and their types are checked when
+    they are staged.) Raises JobError with the table, the rule and an example.
     """
-    tables = dict(zip(TABLES, in_parallel(lambda name: spark.read.parquet(_literal(f"{staging}/{name}")), TABLES)))
-    for name, contract in TABLES.items():
-        found = [f"{column} {kind}" for column, kind in tables[name].dtypes]
-        # Readers put the partition columns, which they find in the folder names, behind the others.
-        types = dict(column.split() for column in contract.columns.split(", "))
-        columns = [f"{column} {kind}" for column, kind in types.items() if column not in contract.partitions]
-        columns += [f"{column} {types[column]}" for column in contract.partitions]
-        if found != columns:
-            raise JobError(f"the audit failed: {name} has the columns {found}, not {columns}")
-
-    def keys(name):
-        """One row a key: how many rows of the table have it, how many plays refer to it, how many are misplaced."""
-        key = TABLES[name].key
-        dated = "start_time" in tables[name].columns
-        wrong = "int(year <> year(start_time) OR month <> month(start_time))" if dated else "0"
-        rows = tables[name].selectExpr(f"{key} AS key", "1 AS owns", "0 AS refers", f"{wrong} AS misplaced")
-        if name != "songplays":
-            rows = rows.unionAll(tables["songplays"].selectExpr(key, "0", "1", "0"))
-        return rows.groupBy("key").agg(
-            *[F.expr(f"sum({count}) AS {count}") for count in ("owns", "refers", "misplaced")]
-        )
-
+    tables = {name: read_table(spark, staging, name) for name in TABLES}
     rules = {
         "the key is not null": "key IS NULL AND owns > 0",
         "the key is unique": "owns > 1",
         "what songplays refers to is there": "key IS NOT NULL AND owns = 0",
-        "year and month are those of start_time": "misplaced > 0",
     }
+    misplaced = "year <> year(start_time) OR month <> month(start_time)"
 
-    def check(name):
-        counts = [f"count_if({rule})" for rule in rules.values()]
-        matched = "sum(CASE WHEN key IS NOT NULL THEN refers END)"
-        return keys(name).selectExpr(f"'{name}'", "sum(owns)", matched, *counts)
+    def keys(name):
+        """One row a key: how many rows of the table have it, and how many rows there are with what refers to it."""
+        key = TABLES[name].key
+        rows = tables[name].selectExpr(f"{key} AS key", "1 AS owns")
+        if name != "songplays":
+            rows = rows.unionAll(tables["songplays"].selectExpr(key, "0"))
+        return rows.groupBy("key").agg(F.expr("sum(owns) AS owns"), F.expr("count(1) AS total"))
 
-    results = functools.reduce(lambda above, below: above.unionAll(below), map(check, TABLES)).collect()
+    def counted(name):
+        broken = [f"count_if({condition})" for condition in rules.values()]
+        refers = "sum(CASE WHEN key IS NOT NULL THEN total - owns END)"
+        return keys(name).selectExpr(f"'{name}'", "sum(owns)", refers, *broken, "0")
+
+    counts = [counted(name) for name in TABLES]
+    counts += [
+        tables[name].selectExpr(f"'{name}'", *["0"] * 5, f"count_if({misplaced})") for name in ("songplays", "time")
+    ]
+    results = functools.reduce(lambda above, below: above.unionAll(below), counts).collect()
     for name, _, _, *broken in results:
-        for count, (rule, condition) in zip(broken, rules.items()):
+        for count, rule in zip(broken, [*rules, "year and month are those of start_time"]):
             if count:
-                example = keys(name).where(condition).first()["key"]
+                found = keys(name).where(rules[rule]) if rule in rules else tables[name].where(misplaced)
+                key = TABLES[name].key
+                example = found.selectExpr(f"cast({'key' if rule in rules else key} AS string)").first()[0]
                 raise JobError(
-                    f"the audit failed: {name}: {count:,} times not «{rule}», as for {TABLES[name].key} = {example}; "
+                    f"the audit failed: {name}: {count:,} times not «{rule}», as for {key} = {example}; "
                     f"nothing is published; what was staged is kept in {staging}"
                 )
-    rows = {name: owns or 0 for name, owns, *_ in results}
-    return rows, next(refers or 0 for name, _, refers, *_ in results if name == "songs")
+    rows = {name: sum(owns or 0 for table, owns, *_ in results if table == name) for name in TABLES}
+    return rows, sum(refers or 0 for name, _, refers, *_ in results if name == "songs")
+
+
+def read_table(spark, place, name):
+    """A table in a folder of tables, with the columns of its contract: no job has to infer their types."""
+    columns = [column.split()[0] for column in TABLES[name].columns.split(", ")]
+    return spark.read.schema(TABLES[name].columns).parquet(_literal(f"{place}/{name}")).select(*columns)
 
 
 def publish(spark, staging, output, run_id, client=None):
@@ -1510,12 +1510,11 @@ def open_tables(spark, output):
     """
     files, path = _file_system(spark, output)
     tables = {}
-    for name, contract in TABLES.items():
+    for name in TABLES:
         place = f"{output}/{name}"
         if not files.exists(path(place)):
             raise UsageError(f"there is no table {place}: name an output that etl.py has written")
-        columns = [column.split()[0] for column in contract.columns.split(", ")]
-        tables[name] = spark.read.schema(contract.columns).parquet(_literal(place)).select(*columns)
+        tables[name] = read_table(spark, output, name)
         tables[name].createOrReplaceTempView(name)
     return tables
 

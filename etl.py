@@ -109,7 +109,7 @@ TABLES = {
 LAST_MS = 4_133_980_800_000  # 2101-01-01: a ts from then on is no time of a play
 FILE_BYTES = 128 << 20  # what a Parquet file aims at
 SMALL_FILE = 4 << 20  # a log file up to this size is read whole, many at a time; a larger one by Spark's reader
-BROADCAST_SONGS = 1_000_000  # up to this many songs are sent to every task whole (about 100 MB)
+BROADCAST_ROWS = 1_000_000  # up to this many songs or users are sent to every task whole (about 100 MB)
 SMALL_INPUT = 64 << 20  # up to this size of input, compiling the queries would take longer than running them
 JOURNAL = "_journal.json"
 HIDDEN = ("_", ".")  # names that begin so are not data, as everywhere in Hadoop
@@ -185,8 +185,8 @@ def parsed(raw, fields):
     ]
     wrong = ", ".join(f"json_object_keys(to_json({_from_json('raw', other)}))" for other in others)
     typed = {
-        "string": "CASE WHEN json.{0} <> '' AND NOT coalesce(array_contains(wrong, '{0}'), false) THEN json.{0} END "
-        "AS {0}",
+        # Half as dear as coalesce: an array that is null contains neither, and null is not true.
+        "string": "CASE WHEN json.{0} = '' OR array_contains(wrong, '{0}') THEN null ELSE json.{0} END AS {0}",
         "double": "CASE WHEN abs(json.{0}) < double('infinity') THEN json.{0} END AS {0}",
         "int": "json.{0}",
     }
@@ -898,9 +898,10 @@ def process_log_data(spark, records, songs, staging, max_rejected=1.0, steps=Non
         return dealt(plays_of(records).select(*columns).withColumn("slot", F.expr(slot)), tasks)
 
     names = songs_by_name(songs.where("reason IS NULL"))
+    few = plays <= BROADCAST_ROWS or records.where("is_play").select("user_id").distinct().count() <= BROADCAST_ROWS
     tables = {
         "songplays": songplays_table(laid("songplays", "*"), names, broadcast),
-        "users": users_table(plays_of(records)),
+        "users": users_table(plays_of(records), few),
         "time": time_table(laid("time", ["ts", "year", "month"])),
     }
 
@@ -1659,7 +1660,7 @@ def run(settings, work):
                 songs, events = in_parallel(lambda kind: _records(spark, *raw[kind], aws, slowed), raw)
             song_job = functools.partial(process_song_data, spark, songs, staging, settings.max_rejected, steps)
             log_job = functools.partial(process_log_data, spark, events, songs, staging, settings.max_rejected, steps)
-            broadcast = len(song_files) <= BROADCAST_SONGS
+            broadcast = len(song_files) <= BROADCAST_ROWS
             song_counts, log_counts = in_parallel(lambda job: job(), [song_job, lambda: log_job(broadcast=broadcast)])
             with steps("audit"):
                 rows, matched = audit(spark, staging)

@@ -11,7 +11,7 @@ import time
 import pytest
 from dirty import event, song, write_input
 from tables import listing, run_etl
-from test_s3 import aws_of, client_of, contents, endpoint, fast_endpoint, put, s3, write_config  # noqa: F401
+from test_s3 import aws_of, client_of, contents, endpoint, fast_endpoint, put, write_config  # noqa: F401
 
 import etl
 
@@ -263,7 +263,8 @@ def test_staging_older_than_a_week_is_removed_on_s3(fast_endpoint):  # noqa: F81
     assert set(contents(s3, "week")) == {*left, "lake/users/a.parquet"}
 
 
-def test_what_was_never_uploaded_to_its_end_is_removed_after_a_week(s3):  # noqa: F811
+def test_what_was_never_uploaded_to_its_end_is_removed_after_a_week(endpoint):  # noqa: F811
+    s3 = client_of(endpoint)
     put(s3, "uploads", {})
     for name in (OLD[0], KEPT[0], "theirs"):
         s3.create_multipart_upload(Bucket="uploads", Key=f"_staging/{name}/users/a.parquet")

@@ -19,6 +19,7 @@ The words used here:
     staging     the folder <output>/_staging/<run id>/ where a run writes; readers take names with _ for hidden
     audit       the checks on what was staged; nothing is published before they pass
     publish     moving all staged tables to their places, after a journal of the moves was written
+    lock        the file <output>/_lock.json, which names the run that writes there, and is renewed while it works
 """
 
 import argparse
@@ -26,6 +27,7 @@ import collections
 import configparser
 import contextlib
 import csv
+import email.utils
 import functools
 import hashlib
 import io
@@ -34,6 +36,7 @@ import math
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -111,7 +114,14 @@ FILE_BYTES = 128 << 20  # what a Parquet file aims at
 SMALL_FILE = 4 << 20  # a log file up to this size is read whole, many at a time; a larger one by Spark's reader
 BROADCAST_ROWS = 1_000_000  # up to this many songs or users are sent to every task whole (about 100 MB)
 SMALL_INPUT = 64 << 20  # up to this size of input, compiling the queries would take longer than running them
+ZIP_MEMBER = 1 << 30  # a larger member of a zip is refused
+ZIP_TOTAL = 64 << 20  # what a zip expands to may be this, or 100 times its size; JSON comes to about 20 times
 JOURNAL = "_journal.json"
+LOCK = "_lock.json"
+RENEWAL = 20  # seconds between two renewals of a lock
+SILENCE = 120  # seconds without a renewal after which a lock is taken over
+STAGING_DAYS = 7  # the staging of a run that began longer ago is removed
+RUN_TIME = "%Y%m%dT%H%M%SZ"  # of the id of a run, UTC
 HIDDEN = ("_", ".")  # names that begin so are not data, as everywhere in Hadoop
 
 # The SQL settings that the results or the speed depend on; everything else is the machine's or the cluster's own.
@@ -628,13 +638,32 @@ def zip_members(path, client=None):
     try:
         with aws_calls(path, "s3:GetObject"), open_zip(path, client) as archive:
             entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
         raise UsageError(f"can't read {path}: {error}; make the zip again, or unpack it and remove it") from None
-    return [
-        File(path, entry.filename, entry.file_size)
+    # A folder .. is hidden by its first character, and nothing is ever written under a member's name.
+    entries = [
+        entry
         for entry in entries
         if entry.filename.endswith(".json") and not any(part.startswith(HIDDEN) for part in entry.filename.split("/"))
     ]
+    names = collections.Counter(entry.filename for entry in entries)
+    expanded = sum(entry.file_size for entry in entries)
+    for entry in entries:
+        if entry.flag_bits & 1:
+            raise UsageError(f"{path}: {entry.filename} is encrypted; make the zip again without a password")
+        if entry.file_size > ZIP_MEMBER:
+            raise UsageError(
+                f"{path}: {entry.filename} would expand to {entry.file_size:,} bytes, more than the {ZIP_MEMBER:,} "
+                "that are read from a zip; unpack the zip and remove it"
+            )
+        if names[entry.filename] > 1:
+            raise UsageError(f"{path}: {entry.filename} is in it more than once; make the zip again")
+    if expanded > max(ZIP_TOTAL, 100 * sum(entry.compress_size for entry in entries)):
+        raise UsageError(
+            f"{path} would expand to {expanded:,} bytes, more than 100 times its size, as no log or catalogue does; if "
+            "it is one, unpack the zip and remove it"
+        )
+    return [File(path, entry.filename, entry.file_size) for entry in entries]
 
 
 def fetch(files, whole, aws=None, slowed=None):
@@ -678,7 +707,10 @@ def fetch(files, whole, aws=None, slowed=None):
                             yield source, decoded(piece if whole else piece + content.readline())
                         if whole and not content.tell():
                             yield source, ""
-                except (zipfile.BadZipFile, zipfile.zlib.error, EOFError, RuntimeError) as error:
+                except (
+                    *(zipfile.BadZipFile, zipfile.zlib.error, zipfile.lzma.LZMAError),
+                    *(OSError, EOFError, RuntimeError, ValueError),
+                ) as error:
                     # What a task raises reaches the driver as text: the mark is how main finds the line again.
                     raise UsageError(f"«can't read {source}: {error}; make the zip again»") from None
 
@@ -769,6 +801,170 @@ def is_local(spark):
 def _literal(path):
     """A path whose characters Hadoop would take for a pattern are escaped."""
     return re.sub(r"([\[\]{}*?\\])", r"\\\1", path)
+
+
+# --- One run at a time: the lock ---------------------------------------------------------------------------------
+
+
+def this_machine():
+    """What tells machines, and on one its boots and containers, apart: a process number means something within it."""
+    known = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        known += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return known
+
+
+def process_start(pid):
+    """When a process of this machine began, as its kernel says; '' where it can't be told, None when there is none."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass  # there is one, of another user
+    with contextlib.suppress(OSError):
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        return None if state in "ZX" else fields[18]
+    return ""
+
+
+class Lock:
+    """The lock of an output, held from entering to leaving; on S3 if there is a client for it.
+
+    Entering raises UsageError when another run holds it: one whose process lives, or is on another machine, and that
+    has renewed it within SILENCE; at_once, it is taken all the same. Times are of the clock of the place itself.
+    Whoever lost it can't be told at once, so that check must come before anything is moved.
+    """
+
+    def __init__(self, output, run_id, client=None, at_once=False):
+        self.output, self.run_id, self.client, self.at_once = output, run_id, client, at_once
+        self.path, self.done = f"{output}/{LOCK}", threading.Event()
+        self.object = dict(zip(("Bucket", "Key"), bucket_and_key(self.path))) if client else None
+        owner = {"run_id": run_id, "host": socket.gethostname(), "pid": os.getpid()}
+        owner["since"] = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        self.text = json.dumps({**owner, "machine": this_machine(), "process_start": process_start(os.getpid())})
+
+    def __enter__(self):
+        with aws_calls(self.output, "s3:GetObject and s3:PutObject"):
+            owner, silence, tag = self.read()
+            if owner is not None and not self.at_once and silence < SILENCE and not self.is_dead(owner):
+                raise self.refusal(owner)
+            self.write(tag)
+            owner, _, _ = self.read()
+            if not self.is_ours(owner):
+                raise self.refusal(owner or {})
+        threading.Thread(target=self.renew, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        with contextlib.suppress(Exception):  # left behind, it ends with its process
+            if self.is_ours(self.read()[0]):
+                self.delete()
+        with contextlib.suppress(OSError):
+            if not self.client:
+                os.rmdir(self.output)  # when this run made nothing in it
+
+    def check(self):
+        """Raise JobError when another run has taken the lock over."""
+        with aws_calls(self.output, "s3:GetObject", JobError):
+            owner, _, _ = self.read()
+        if not self.is_ours(owner):
+            raise JobError(
+                f"the lock of {self.output} was taken over by {self.named(owner or {})}; nothing is published: this "
+                f"run was silent for {SILENCE} seconds, or somebody used --recover"
+            )
+
+    def is_ours(self, owner):
+        return owner is not None and owner.get("run_id") == self.run_id
+
+    @staticmethod
+    def is_dead(owner):
+        if owner.get("machine") != this_machine():
+            return False
+        start = process_start(owner["pid"])
+        return start is None or start != owner["process_start"]
+
+    def named(self, owner):
+        return (
+            f"run {owner.get('run_id')} (process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')})"
+        )
+
+    def refusal(self, owner):
+        return UsageError(
+            f"{self.output} is being written by {self.named(owner)}: wait until it ends; if it is dead, --recover "
+            f"takes its place at once, and any run does {SILENCE} seconds after its last sign of life"
+        )
+
+    def renew(self):
+        while not self.done.wait(RENEWAL):
+            with contextlib.suppress(Exception):  # the next one may succeed; that it is lost is for check to find
+                owner, _, tag = self.read()
+                if self.is_ours(owner) and self.client:
+                    self.write(tag)
+                elif self.is_ours(owner):
+                    os.utime(self.path)
+
+    def read(self):
+        """(what the lock says of its owner, seconds since it was renewed, its version); (None, 0, None) without one."""
+        try:
+            if self.client:
+                answer = self.client.get_object(**self.object)
+                text, tag, renewed = answer["Body"].read(), answer["ETag"], answer["LastModified"].timestamp()
+                now = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+                now = email.utils.parsedate_to_datetime(now).timestamp() if now else time.time()
+            else:
+                with open(self.path, "rb") as file, tempfile.TemporaryFile(dir=self.output) as probe:
+                    text, tag, renewed = file.read(), "file", os.fstat(file.fileno()).st_mtime
+                    now = os.fstat(probe.fileno()).st_mtime
+        except FileNotFoundError:
+            return None, 0, None
+        except Exception as error:
+            if self.client and isinstance(error, self.client.exceptions.NoSuchKey):
+                return None, 0, None
+            raise
+        try:
+            owner = json.loads(text)
+        except ValueError:
+            owner = {}
+        return owner if isinstance(owner, dict) else {}, now - renewed, tag
+
+    def write(self, tag):
+        """Put the lock there, in the place of the version that was read; nothing when another run was faster."""
+        if self.client:
+            self.write_s3({"IfMatch": tag} if tag else {"IfNoneMatch": "*"})
+            return
+        os.makedirs(self.output, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            if tag:
+                os.unlink(self.path)
+            with open(self.path, "x") as file:
+                try:
+                    file.write(self.text)
+                    file.flush()
+                except OSError:  # a full disk
+                    os.unlink(self.path)
+                    raise
+
+    def write_s3(self, condition):
+        from botocore.exceptions import ClientError, ParamValidationError
+
+        try:
+            self.client.put_object(**self.object, Body=self.text.encode(), **condition)
+        except ParamValidationError:  # a boto3 that is older than conditional writes
+            self.client.put_object(**self.object, Body=self.text.encode())
+        except ClientError as error:
+            code = error.response["Error"].get("Code")
+            if code in ("NotImplemented", "501"):  # a server that doesn't know them
+                self.client.put_object(**self.object, Body=self.text.encode())
+            elif code not in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404"):
+                raise
+
+    def delete(self):
+        if self.client:
+            self.client.delete_object(**self.object)
+        else:
+            os.unlink(self.path)
 
 
 # --- Writing: stage, audit, publish ------------------------------------------------------------------------------
@@ -973,17 +1169,28 @@ def read_table(spark, place, name):
     return spark.read.schema(TABLES[name].columns).parquet(_literal(f"{place}/{name}")).select(*columns)
 
 
-def publish(spark, staging, output, run_id, client=None):
+def pause(point):
+    """A place where the tests kill the program: where SPARKIFY_ETL_PAUSE names it, it waits for that."""
+    if os.environ.get("SPARKIFY_ETL_PAUSE") == point:
+        print(f"paused at {point}", file=sys.stderr, flush=True)
+        time.sleep(600)
+
+
+def publish(spark, staging, output, run_id, client=None, lock=None):
     """Move the staged tables to their places and the old ones to staging, by a journal; then remove both.
 
     A name that wasn't staged (_rejected, when nothing is) is moved away. A table is missing between two renames.
+    Raises JobError when the lock isn't held any more.
     """
     if client:
-        return publish_s3(client, staging, output, run_id)
+        return publish_s3(client, staging, output, run_id, lock)
     files, path = _file_system(spark, output)
     names = {name: files.exists(path(f"{output}/_staging/{run_id}/{name}")) for name in [*TABLES, "_rejected"]}
     with contextlib.closing(files.create(path(f"{output}/{JOURNAL}.new"), True)) as file:
         file.write(bytearray(json.dumps({"run_id": run_id, "staged": names}).encode()))
+    pause("before the journal")
+    if lock:
+        lock.check()
     files.rename(path(f"{output}/{JOURNAL}.new"), path(f"{output}/{JOURNAL}"))
     return recover(spark, output)
 
@@ -1000,13 +1207,17 @@ def recover(spark, output, client=None):
         plan = json.loads(bytes(file.readAllBytes()).decode())
     staging = f"{output}/_staging/{plan['run_id']}"
     files.mkdirs(path(f"{staging}/_old"))
+    pause("the journal")
     for name, was_staged in plan["staged"].items():
         staged, final, old = path(f"{staging}/{name}"), path(f"{output}/{name}"), path(f"{staging}/_old/{name}")
         if files.exists(final) and (files.exists(staged) or not was_staged):
             _rename(files, final, old)
+            pause(f"{name} away")
         if files.exists(staged):
             _rename(files, staged, final)
+            pause(f"{name} there")
     files.delete(journal, False)
+    pause("the journal removed")
     discard(spark, output, plan["run_id"])
     return plan["run_id"]
 
@@ -1016,7 +1227,7 @@ def _rename(files, old, new):
         raise JobError(f"can't move {old.toString()} to {new.toString()}; the next run completes the publishing")
 
 
-def publish_s3(client, staging, output, run_id):
+def publish_s3(client, staging, output, run_id, lock=None):
     """The same on S3: what was staged on this machine is brought there first; then the journal decides.
 
     S3 can't rename: the old files are deleted and the new ones copied by S3 itself, 32 at a time. A table is missing
@@ -1032,6 +1243,9 @@ def publish_s3(client, staging, output, run_id):
                 raise
         bucket, key = bucket_and_key(f"{output}/{JOURNAL}")
         journal = {"run_id": run_id, "files": len(staged_objects(client, output, run_id))}
+        pause("before the journal")
+        if lock:
+            lock.check()
         client.put_object(Bucket=bucket, Key=key, Body=json.dumps(journal).encode())
     return recover_s3(client, output)
 
@@ -1076,16 +1290,21 @@ def recover_s3(client, output):
         names = [*TABLES, "_rejected"]
         listings = in_parallel(lambda name: list_objects(client, f"{output}/{name}"), names)
         there = {f"{name}/{file}" for name, files in zip(names, listings) for file in files}
+        pause("the journal")
         delete_objects(client, output, sorted(there - set(staged)))
+        pause("all away")
 
         def copy(name):
             origin, (bucket, final) = bucket_and_key(f"{staging}/{name}")[1], bucket_and_key(f"{output}/{name}")
             call = client.copy_object if staged[name] < 5 << 30 else client.copy  # S3's limit for one request
             call(CopySource={"Bucket": bucket, "Key": origin}, Bucket=bucket, Key=final)
+            pause(f"{name.split('/')[0]} there")
 
         in_parallel(copy, sorted(set(staged) - there))
+        pause("all there")
         bucket, key = bucket_and_key(f"{output}/{JOURNAL}")
         client.delete_object(Bucket=bucket, Key=key)
+        pause("the journal removed")
         discard_s3(client, output, plan["run_id"])
         return plan["run_id"]
 
@@ -1099,13 +1318,18 @@ def s3_journal(client, output):
         return None
 
 
+def unfinished_uploads(client, place):
+    """[(key, id)] of the uploads below a place whose parts are kept, and paid for, but were never put together."""
+    bucket, key = bucket_and_key(place)
+    pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{key}/")
+    return [(upload["Key"], upload["UploadId"]) for page in pages for upload in page.get("Uploads", ())]
+
+
 def discard_s3(client, output, run_id):
     """Delete the staging of a run on S3, and the parts of uploads that were never finished in it."""
     staging = f"{output}/_staging/{run_id}"
-    bucket, key = bucket_and_key(staging)
-    uploads = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{key}/")
-    for upload in (upload for page in uploads for upload in page.get("Uploads", ())):
-        client.abort_multipart_upload(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+    for key, upload in unfinished_uploads(client, staging):
+        client.abort_multipart_upload(Bucket=bucket_and_key(staging)[0], Key=key, UploadId=upload)
     delete_objects(client, staging, list_objects(client, staging))
 
 
@@ -1127,6 +1351,29 @@ def discard(spark, output, run_id, client=None):
     for folder in (path(f"{output}/_staging"), path(output)):
         if files.exists(folder) and not len(files.listStatus(folder)):
             files.delete(folder, False)
+
+
+def discard_old(spark, output, client=None):
+    """Remove what runs that began more than STAGING_DAYS ago have left in staging; returns their ids.
+
+    Nothing whose name isn't exactly a run's id is touched. To be called when no journal is left.
+    """
+    place = f"{output}/_staging"
+    if client:
+        with aws_calls(output, "s3:ListBucketMultipartUploads"):
+            start = len(bucket_and_key(place)[1]) + 1
+            uploads = [key[start:] for key, _ in unfinished_uploads(client, place)]
+            names = {name.split("/")[0] for name in [*list_objects(client, place), *uploads]}
+    else:
+        files, path = _file_system(spark, place)
+        there = files.listStatus(path(place)) if files.exists(path(place)) else []
+        names = {status.getPath().getName() for status in there}
+    oldest = time.strftime(RUN_TIME, time.gmtime(time.time() - STAGING_DAYS * 86400))
+    old = sorted(name for name in names if re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}", name) and name < oldest)
+    for run_id in old:
+        with aws_calls(output, "s3:DeleteObject and s3:AbortMultipartUpload"):
+            discard(spark, output, run_id, client)
+    return old
 
 
 def _file_system(spark, place):
@@ -1160,6 +1407,7 @@ class Settings(NamedTuple):
     max_rejected: float
     query: str = None
     csv: bool = False
+    recover: bool = False
     aws: dict = {}  # of dl.cfg's [AWS], what isn't empty; holds secrets
 
 
@@ -1217,6 +1465,11 @@ def read_settings(argv):
         help="do no run, but print the answer to a SQL query of the five tables in --output",
     )
     parser.add_argument("--csv", action="store_true", help="print the answer to --query as CSV (default: a table)")
+    parser.add_argument(
+        "--recover",
+        action="store_true",
+        help="do no run, but complete a publishing in --output that was interrupted; takes the place of a dead run",
+    )
     parser.add_argument("--version", action="version", version=f"etl.py {VERSION}")
     arguments = parser.parse_args(argv)
     if arguments.bucket and arguments.output:
@@ -1225,6 +1478,8 @@ def read_settings(argv):
         raise UsageError("--csv is how --query prints its answer: give a --query too")
     if arguments.report and arguments.query is not None:
         raise UsageError("--report is of a run, and --query does none: leave one of them out")
+    if arguments.recover and (arguments.query is not None or arguments.report):
+        raise UsageError("--recover only completes a publishing: leave --query and --report out")
     config = read_config(arguments.config)
     bucket = f"s3://{arguments.bucket}" if arguments.bucket else None
     aws = {key: value for (section, key), value in config.items() if section == "aws" and value}
@@ -1238,6 +1493,7 @@ def read_settings(argv):
         arguments.max_rejected,
         arguments.query,
         arguments.csv,
+        arguments.recover,
         aws,
     )
 
@@ -1590,9 +1846,11 @@ class Steps:
     @contextlib.contextmanager
     def __call__(self, name):
         begin = time.monotonic()
+        pause(f"{name} begins")
         yield
         self.seconds[name] = round(time.monotonic() - begin, 3)
         self.say(f"{time.monotonic() - self.start:7.1f} s  {name}: {self.seconds[name]:.1f} s")
+        pause(f"{name} ends")
 
     def say(self, line):
         clear = "\r\033[K" if sys.stderr.isatty() else ""
@@ -1624,10 +1882,51 @@ class Steps:
                 print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
-def run(settings, work):
-    """The whole job: read, stage, audit, publish. Returns the report."""
+def new_run_id():
+    return f"{time.strftime(RUN_TIME, time.gmtime())}-{uuid.uuid4().hex[:8]}"
+
+
+def recover_only(settings, work):
+    """Complete a publishing in settings.output that was interrupted; returns what was done, in a line."""
+    _, client = s3_access(settings.aws, settings.output)
+    output = settings.output if client else os.path.abspath(settings.output)
+    if not client and not os.path.isdir(output):
+        raise UsageError(f"there is no folder {output}: name an output that etl.py has written")
+    with Lock(output, new_run_id(), client, at_once=True):
+        spark = None if client else spark_session(work, small=True)
+        try:
+            recovered = recover(spark, output, client)
+        finally:
+            if spark:
+                with contextlib.suppress(Exception):
+                    stop(spark)
+    if recovered:
+        return f"completed the publishing of run {recovered}, which had been interrupted"
+    return f"nothing to recover: no publishing in {output} was interrupted"
+
+
+def check_counts(spark, staging, counts):
+    """Raise JobError unless every record is used, a duplicate, no play or rejected: what was staged tells.
+
+    counts: {"song": …, "log": …} of the report. No duplicate can be negative, and what was rejected lies in _rejected.
+    """
+    for kind, count in counts.items():
+        parts = {name: number for name, number in count.items() if name not in ("files", "records")}
+        place = f"{staging}/_rejected/{kind}s"
+        files, path = _file_system(spark, place)
+        kept = spark.read.text(_literal(place)).count() if files.exists(path(place)) else 0
+        if count["records"] != sum(parts.values()) or min(parts.values()) < 0 or kept != count["rejected"]:
+            said = " + ".join(f"{number:,} {name}" for name, number in parts.items())
+            raise JobError(
+                f"the audit failed: {count['records']:,} {kind} records are not {said}, with {kept:,} in _rejected; "
+                f"nothing is published; what was staged is kept in {staging}"
+            )
+
+
+def run(settings, work, held):
+    """The whole job: read, stage, audit, publish. Returns the report. The lock goes on the stack of contexts held."""
     steps = Steps()
-    run_id = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}"
+    run_id = new_run_id()
     with steps("find input"):
         aws, reader = s3_access(settings.aws, settings.input)
         output_aws, client = s3_access(settings.aws, settings.output)
@@ -1637,6 +1936,7 @@ def run(settings, work):
         check_output(settings.input, settings.output, settings.report, client)
         size = sum(file.size for file in [*song_files, *log_files])
     output = settings.output if client else os.path.abspath(settings.output)
+    lock = held.enter_context(Lock(output, run_id, client))
     staging = f"{output}/_staging/{run_id}"
     with steps("start Spark"):
         s3a = bool(reader) and any(map(is_large, log_files))
@@ -1654,6 +1954,8 @@ def run(settings, work):
                 aws = None
             if recovered := recover(spark, output, client):
                 steps.say(f"etl.py: completed the publishing of run {recovered}, which had been interrupted")
+            for old in discard_old(spark, output, client):
+                steps.say(f"etl.py: removed what run {old} had left in {output}/_staging")
             with steps("plan"):
                 raw = {"songs": (song_records, read_songs, song_files), "logs": (event_records, read_lines, log_files)}
                 slowed = spark.sparkContext.accumulator(0)
@@ -1664,8 +1966,12 @@ def run(settings, work):
             song_counts, log_counts = in_parallel(lambda job: job(), [song_job, lambda: log_job(broadcast=broadcast)])
             with steps("audit"):
                 rows, matched = audit(spark, staging)
+                song_counts["duplicates"] = song_counts["records"] - song_counts["rejected"] - rows["songs"]
+                log_counts["duplicates"] = log_counts["plays"] - rows["songplays"]
+                log_counts["plays"] = rows["songplays"]
+                check_counts(spark, staging, {"song": {"songs": rows["songs"], **song_counts}, "log": log_counts})
             with steps("publish"):
-                publish(spark, staging, output, run_id, client)
+                publish(spark, staging, output, run_id, client, lock)
             sizes = {name: table_size(spark, f"{output}/{name}", client) for name in TABLES}
             if slowed.value:
                 steps.say(f"etl.py: S3 refused {slowed.value:,} requests for a moment; they were repeated")
@@ -1679,9 +1985,6 @@ def run(settings, work):
     finally:
         with contextlib.suppress(Exception):
             stop(spark)
-    song_counts["duplicates"] = song_counts["records"] - song_counts["rejected"] - rows["songs"]
-    log_counts["duplicates"] = log_counts["plays"] - rows["songplays"]
-    log_counts["plays"] = rows["songplays"]
     if not rows["songplays"]:
         steps.say(f"etl.py: warning: no event in {settings.input} is a play: songplays, users and time are empty")
     return {
@@ -1777,8 +2080,11 @@ def main(argv=None):
     log, error = os.path.join(work, "spark.log"), None
     try:
         settings = read_settings(argv)
-        if settings.query is None:
-            report = run(settings, work)
+        if settings.recover:
+            print(f"etl.py: {recover_only(settings, work)}")
+        elif settings.query is None:
+            with contextlib.ExitStack() as held:
+                report = run(settings, work, held)
             if settings.report:
                 write_report(settings, json.dumps(report, indent=2) + "\n")
             print(summary(report))

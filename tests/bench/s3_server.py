@@ -15,14 +15,18 @@ import json
 import re
 import signal
 import sys
+import time
 from collections import Counter
+from datetime import datetime, timezone
 from email.utils import formatdate
 from urllib.parse import parse_qsl, quote, unquote
 from xml.sax.saxutils import escape
 
 XML = '<?xml version="1.0" encoding="UTF-8"?>\n'
-DATE = "2026-01-01T00:00:00.000Z"
-HTTP_DATE = formatdate(1767225600, usegmt=True)
+
+
+def iso(seconds):
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
 class Store:
@@ -34,7 +38,7 @@ class Store:
     def put(self, bucket, key, content):
         if (bucket, key) not in self.objects:
             bisect.insort(self.names.setdefault(bucket, []), key)
-        self.objects[bucket, key] = content, f'"{hashlib.md5(content).hexdigest()}"'
+        self.objects[bucket, key] = content, f'"{hashlib.md5(content).hexdigest()}"', time.time()
         return self.objects[bucket, key][1]
 
     def delete(self, bucket, key):
@@ -64,11 +68,17 @@ class Store:
             return (
                 200,
                 {},
-                f"<CopyObjectResult><ETag>{tag}</ETag><LastModified>{DATE}</LastModified></CopyObjectResult>".encode(),
+                f"<CopyObjectResult><ETag>{tag}</ETag><LastModified>{iso(time.time())}</LastModified></CopyObjectResult>".encode(),
             )
         self.counts[method] += 1
         if method == "PUT":
-            if headers.get("if-none-match") and (bucket, key) in self.objects:
+            there = self.objects.get((bucket, key))
+            if (
+                headers.get("if-none-match")
+                and there
+                or headers.get("if-match")
+                and headers["if-match"] != (there or "  ")[1]
+            ):
                 return 412, {}, b"<Error><Code>PreconditionFailed</Code></Error>"
             return 200, {"ETag": self.put(bucket, key, body) if key else '""'}, b""
         if method == "DELETE":
@@ -80,8 +90,8 @@ class Store:
             return 404, {}, b"<Error><Code>NoSuchKey</Code><Message>no such key</Message></Error>"
         return self.get(headers, *self.objects[bucket, key])
 
-    def get(self, headers, content, tag):
-        about = {"ETag": tag, "Last-Modified": HTTP_DATE, "Accept-Ranges": "bytes"}
+    def get(self, headers, content, tag, changed):
+        about = {"ETag": tag, "Last-Modified": formatdate(changed, usegmt=True), "Accept-Ranges": "bytes"}
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("range", ""))
         if not wanted:
             return 200, about, content
@@ -104,11 +114,11 @@ class Store:
                     found.append((folder, f"<CommonPrefixes><Prefix>{encode(folder)}</Prefix></CommonPrefixes>"))
                 at = bisect.bisect_left(names, folder[:-1] + chr(ord(folder[-1]) + 1))
             else:
-                content, tag = self.objects[bucket, names[at]]
+                content, tag, changed = self.objects[bucket, names[at]]
                 found.append(
                     (
                         names[at],
-                        f"<Contents><Key>{encode(names[at])}</Key><LastModified>{DATE}</LastModified>"
+                        f"<Contents><Key>{encode(names[at])}</Key><LastModified>{iso(changed)}</LastModified>"
                         f"<ETag>{escape(tag)}</ETag><Size>{len(content)}</Size></Contents>",
                     )
                 )
@@ -160,7 +170,12 @@ class Connection(asyncio.Protocol):
 
     def send(self, method, target, headers, body):
         status, about, content = self.store.answer(method, target, headers, body)
-        about = {"x-amz-request-id": "0", "Content-Type": "application/octet-stream", **about}
+        about = {
+            "x-amz-request-id": "0",
+            "Date": formatdate(usegmt=True),
+            "Content-Type": "application/octet-stream",
+            **about,
+        }
         about["Content-Length"] = len(content)
         lines = [f"HTTP/1.1 {status} OK", *[f"{name}: {value}" for name, value in about.items()], "", ""]
         self.transport.write("\r\n".join(lines).encode() + (b"" if method == "HEAD" or status == 204 else content))

@@ -1,0 +1,539 @@
+"""Nothing lost: what the output holds after a run is killed, or its disk, its S3 or an executor fails.
+
+README.md in this folder lists the faults. An analyst who reads the tables after one finds the old ones or the new ones;
+after the next run all five are new.
+"""
+
+import contextlib
+import http.client
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import duckdb
+import oracle
+import pyspark
+import pytest
+from dirty import event, song, write_input
+from tables import COLUMNS, ETL, assert_tables, environment, is_hidden, listing, run_etl
+from test_s3 import aws_of, client_of, contents, downloaded, fast_endpoint, put, serving, write_config  # noqa: F401
+
+import etl
+
+RUN_ID = "20260101T000000Z-00000000"
+NAMES = [*COLUMNS, "_rejected"]
+
+
+# ---- Two inputs whose five tables differ -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """[(folder, what the oracle makes of it)], two of them."""
+    folder, found = tmp_path_factory.mktemp("inputs"), []
+    for number in range(2):
+        songs = [song(song_id=f"S{number}{n}", artist_id=f"A{number}{n}", title=f"T{n}", year=n) for n in range(3)]
+        plays = [
+            event(
+                userId=str(n % 4 + number), itemInSession=n, ts=1541105830796 + n * 864_000_000 + number, song=f"T{n}"
+            )
+            for n in range(8)
+        ]
+        source = write_input(folder / str(number), songs, [*plays, plays[0], event(page="Home")])
+        found.append((source, oracle.five_tables(source)))
+    return found
+
+
+@pytest.fixture
+def lake(inputs, spark, tmp_path, run_here):
+    """A folder with lake/, the tables of the first input."""
+    assert run_here("--input", inputs[0][0], "--output", tmp_path / "lake")[0] == 0
+    return tmp_path
+
+
+@pytest.fixture
+def run_here(spark, monkeypatch, capsys, tmp_path):
+    """Call main in this process, on the tests' session; gives (status, last line of standard error)."""
+    monkeypatch.setattr(etl, "stop", lambda spark: None)
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        capsys.readouterr()
+        status = etl.main(list(map(str, arguments)))
+        said = capsys.readouterr().err
+        assert "Traceback" not in said
+        last = ([""] + said.splitlines())[-1]
+        assert status == 0 or last.startswith("etl.py: "), said
+        return status, last
+
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    yield call
+    spark.conf.set("spark.sql.shuffle.partitions", before)
+
+
+def visible(folder):
+    return listing(folder, hidden=False)
+
+
+# ---- Killed between two moves ------------------------------------------------------------------------------
+
+
+def write_tables(folder, version):
+    """Five tables and _rejected of one row each, which say a version."""
+    for name in NAMES:
+        below = folder / name / ("year=2018/month=11" if name in ("songplays", "time") else "")
+        below.mkdir(parents=True)
+        if name == "_rejected":
+            (below / f"{version}.json").write_text(version)
+        else:
+            duckdb.sql(f"SELECT '{version}' AS version").write_parquet(str(below / f"{version}.parquet"))
+
+
+def versions(output):
+    """{table: its version as an analyst's query finds it, None where the table is missing}"""
+    found = {}
+    for name in COLUMNS:
+        files = f"{output}/{name}/**/*.parquet"
+        if list(Path(output, name).rglob("*.parquet")):
+            ((found[name],),) = duckdb.sql(f"SELECT string_agg(version) FROM read_parquet('{files}')").fetchall()
+        else:
+            found[name] = None
+    return found
+
+
+def killed_at(point, action):
+    """Do action in a process that is killed, kill -9, where it pauses; whether it came to that."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(writer, 2)
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        os.environ["SPARKIFY_ETL_PAUSE"] = point
+        with contextlib.suppress(BaseException):
+            action()
+        os._exit(0)
+    os.close(writer)
+    with open(reader) as said:
+        paused = next((True for line in said if f"paused at {point}" in line), False)
+        os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return paused
+
+
+MOVES = ["before the journal", "the journal", *[f"{name} {where}" for name in NAMES for where in ("away", "there")]]
+MOVES += ["the journal removed"]
+
+
+@pytest.mark.parametrize("point", MOVES)
+def test_killed_between_two_moves_the_next_run_has_all_five(spark, tmp_path, point):
+    output, staging = tmp_path / "lake", tmp_path / "lake/_staging" / RUN_ID
+    write_tables(output, "old")
+    write_tables(staging, "new")
+    assert killed_at(point, lambda: etl.publish(spark, str(staging), str(output), RUN_ID))
+    found = versions(output)
+    assert list(found.values()).count(None) <= 1
+    assert {"old", "new", None} >= set(found.values())
+    if 0 < MOVES.index(point) < MOVES.index("users there"):  # recovering may be killed as well
+        assert killed_at("users there", lambda: etl.recover(spark, str(output)))
+    done = etl.recover(spark, str(output))
+    expected = "old" if point == "before the journal" else "new"
+    assert versions(output) == dict.fromkeys(COLUMNS, expected)
+    assert listing(output / "_rejected") == {f"{expected}.json": expected.encode()}
+    assert done == (None if point in ("before the journal", "the journal removed") else RUN_ID)
+    assert etl.recover(spark, str(output)) is None
+
+
+S3_MOVES = ["before the journal", "the journal", "all away", *[f"{name} there" for name in NAMES], "all there"]
+S3_MOVES += ["the journal removed"]
+
+
+@pytest.mark.parametrize("point", S3_MOVES)
+def test_killed_between_two_moves_on_s3_the_next_run_has_all_five(fast_endpoint, tmp_path, point):  # noqa: F811
+    s3, bucket = client_of(fast_endpoint), f"moves-{S3_MOVES.index(point)}"
+    write_tables(tmp_path / "old", "old")
+    write_tables(tmp_path / "new", "new")
+    put(s3, bucket, {f"lake/{k}": v for k, v in listing(tmp_path / "old").items() if v is not None})
+    place = f"s3://{bucket}/lake"
+
+    def client():
+        return etl.aws_client(aws_of(fast_endpoint), "s3")
+
+    assert killed_at(point, lambda: etl.publish_s3(client(), str(tmp_path / "new"), place, RUN_ID))
+    found = versions(downloaded(s3, bucket, "lake/", tmp_path / "between"))
+    assert {"old", "new", None} >= set(found.values())
+    etl.recover_s3(client(), place)
+    expected = "old" if point == "before the journal" else "new"
+    after = {key: content for key, content in contents(s3, bucket, "lake/").items() if "/_staging/" not in key}
+    assert after == {f"lake/{k}": v for k, v in listing(tmp_path / expected).items() if v is not None}
+
+
+# ---- Killed anywhere in a run ------------------------------------------------------------------------------
+
+STEPS = ["find input", "start Spark", "plan", "read songs", "read logs", *[f"write {name}" for name in COLUMNS]]
+STEPS += ["audit", "publish"]
+INSTANTS = [f"{step} {edge}" for step in STEPS for edge in ("begins", "ends")] + ["before the journal", "the journal"]
+S3_INSTANTS = ["start Spark ends", "read logs ends", "write songs ends", "audit ends", "before the journal", "all away"]
+
+
+def kill_run(point, *arguments, cwd):
+    """Run etl.py in a process group of its own, and kill -9 all of it where it pauses."""
+    process = subprocess.Popen(
+        [sys.executable, str(ETL), *map(str, arguments)],
+        cwd=cwd,
+        env=environment(SPARKIFY_ETL_PAUSE=point, TMPDIR=str(cwd), AWS_EC2_METADATA_DISABLED="true"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    said = []
+    try:
+        paused = next((True for line in process.stderr if said.append(line) or f"paused at {point}" in line), False)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+    assert paused, "".join(said)
+
+
+@pytest.mark.long
+def test_killed_at_any_instant_of_a_run_nothing_is_lost(inputs, lake):
+    """One output, killed again and again: each run begins with what the one before has left."""
+    now, other = inputs
+    for instant in INSTANTS:
+        kill_run(instant, "--input", other[0], "--output", "lake", cwd=lake)
+        if instant == "the journal":  # nothing was moved yet
+            assert (lake / "lake/_journal.json").exists()
+            now, other = other, now
+            assert run_etl("--recover", "--output", "lake", cwd=lake).returncode == 0
+        elif instant == "publish ends":
+            now, other = other, now
+        assert_tables(lake / "lake", now[1])
+    process = run_etl("--input", other[0], "--output", "lake", cwd=lake)
+    assert process.returncode == 0, process.stderr
+    assert_tables(lake / "lake", other[1])
+    assert {path.name for path in (lake / "lake").iterdir()} <= {*COLUMNS, "_staging"}
+
+
+@pytest.mark.long
+def test_killed_at_any_instant_of_a_run_nothing_is_lost_on_s3(inputs, lake, fast_endpoint):  # noqa: F811
+    s3, (now, other) = client_of(fast_endpoint), inputs
+    put(s3, "killed", {f"lake/{k}": v for k, v in visible(lake / "lake").items() if v is not None})
+    write_config(lake, fast_endpoint)
+    for instant in S3_INSTANTS:
+        kill_run(instant, "--input", other[0], "--output", "s3://killed/lake", cwd=lake)
+        if instant != "all away":
+            assert_tables(downloaded(s3, "killed", "lake/", lake / instant), now[1])
+    process = run_etl("--input", now[0], "--output", "s3://killed/lake", cwd=lake)
+    assert process.returncode == 0, process.stderr
+    assert "completed the publishing" in process.stderr
+    assert_tables(downloaded(s3, "killed", "lake/", lake / "after"), now[1])
+    assert [key for key in contents(s3, "killed", "lake/") if is_hidden(key) and "/_staging/" not in key] == []
+
+
+# ---- Disks -------------------------------------------------------------------------------------------------
+
+# A disk of its own, which only this process sees: 1 MB, with the tables of an earlier run.
+DISK = """
+mount -t tmpfs -o size=1m disk disk && cp -r lake/. disk && {fault}
+status=0
+"$0" "$@" || status=$?
+rm -f disk/filling; wait
+rm -rf lake && cp -r disk lake && exit $status
+"""
+
+
+def on_a_disk(folder, fault, source):
+    command = ["unshare", "-rm", "sh", "-c", DISK.format(fault=fault), sys.executable, ETL]
+    (folder / "disk").mkdir()
+    before = visible(folder / "lake")
+    command += ["--input", source, "--output", "disk"]
+    process = subprocess.run(
+        list(map(str, command)), cwd=folder, capture_output=True, text=True, env=environment(TMPDIR=str(folder))
+    )
+    assert (process.returncode, process.stdout) == (1, ""), process.stderr
+    assert "Traceback" not in process.stderr
+    assert process.stderr.splitlines()[-1].startswith("etl.py: "), process.stderr
+    assert visible(folder / "lake") == before
+    return process.stderr
+
+
+@pytest.mark.parametrize("left", [8, 24])
+def test_a_full_disk_leaves_the_old_tables(inputs, lake, left):
+    fill = "dd if=/dev/zero of=disk/filling bs=1k 2>/dev/null; "
+    fill += f"truncate -s $(( $(stat -c %s disk/filling) - {left * 1024} )) disk/filling"
+    assert "No space left on device" in on_a_disk(lake, fill, inputs[1][0])
+
+
+def test_an_output_that_is_read_only_halfway_leaves_the_old_tables(inputs, lake):
+    there = "ls disk/_staging/*/users >/dev/null 2>&1"
+    wait = f"(until {there}; do sleep .01; done; until mount -o remount,ro disk 2>/dev/null; do sleep .01; done) &"
+    assert "Read-only file system" in on_a_disk(lake, wait, inputs[1][0])
+
+
+# ---- S3 ----------------------------------------------------------------------------------------------------
+
+
+class Faulty(ThreadingHTTPServer):
+    """Hands requests on to an S3 server, and does to some what fault(number, method, path) says.
+
+    None: nothing. A number: this status is the answer. "cut": the answer breaks off. "down": the connection is closed.
+    """
+
+    daemon_threads = True
+    request_queue_size = 100
+
+    def __init__(self, backend, fault):
+        self.backend, self.fault, self.number, self.lock = backend.split("//")[1], fault, 0, threading.Lock()
+        super().__init__(("127.0.0.1", 0), Hand)
+        self.address = f"http://127.0.0.1:{self.server_port}"
+
+    def handle_error(self, *_):
+        pass
+
+
+class Hand(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def hand_on(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        with self.server.lock:
+            self.server.number += 1
+            fault = self.server.fault(self.server.number, self.command, self.path)
+        if fault == "down":
+            self.close_connection = True
+            return
+        connection = http.client.HTTPConnection(self.server.backend)
+        if isinstance(fault, int):
+            status, headers, content = fault, [], b"<Error><Code>InternalError</Code><Message>Again.</Message></Error>"
+        else:
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "expect"}
+            connection.request(self.command, self.path, body, headers)
+            answer = connection.getresponse()
+            status, headers, content = answer.status, answer.getheaders(), answer.read()
+        connection.close()
+        self.send_response_only(status)
+        for name, value in headers:
+            if name.lower() != "content-length" or self.command == "HEAD":
+                self.send_header(name, value)
+        if self.command != "HEAD":
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content[: len(content) // 2] if fault == "cut" else content)
+        self.close_connection = fault == "cut"
+
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = hand_on
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def faulty(fast_endpoint, inputs, lake, run_here):  # noqa: F811
+    """Put the second input beside the first one's tables, then run on S3 with a fault; gives what came of it."""
+    servers = []
+
+    def call(fault):
+        s3, bucket = client_of(fast_endpoint), f"faulty-{time.time_ns()}"
+        put(s3, bucket, {f"lake/{k}": v for k, v in visible(lake / "lake").items() if v is not None})
+        for name, content in listing(inputs[1][0]).items():
+            if content is not None:
+                s3.put_object(Bucket=bucket, Key=f"in/{name}", Body=content)
+        servers.append(Faulty(fast_endpoint, fault))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.02,), daemon=True).start()
+        write_config(lake, servers[-1].address)
+        arguments = ("--input", f"s3://{bucket}/in", "--output", f"s3://{bucket}/lake")
+        status, line = run_here(*arguments)
+        servers[-1].fault = lambda *_: None
+        tables = downloaded(s3, bucket, "lake/", lake / bucket)
+        if status:
+            journal = (tables / "_journal.json").exists()
+            if not journal:
+                assert_tables(tables, inputs[0][1])
+            assert run_here(*arguments)[0] == 0
+            shutil.rmtree(tables)
+            downloaded(s3, bucket, "lake/", tables)
+        assert_tables(tables, inputs[1][1])
+        return status, line, servers[-1].number
+
+    yield call
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("code", [500, 503])
+def test_of_requests_to_s3_5_in_100_are_refused_and_the_run_ends_right(faulty, code):
+    rng = random.Random(code)
+    status, line, requests = faulty(lambda *_: code if rng.random() < 0.05 else None)
+    assert (status, requests > 80) == (0, True), line
+
+
+def test_answers_of_s3_that_break_off_are_asked_for_again(faulty):
+    cut = set()
+
+    def fault(number, method, path):
+        """The first answer for each object of the input."""
+        if method == "GET" and "/in/" in path and path.split("?")[0] not in cut:
+            cut.add(path.split("?")[0])
+            return "cut"
+        return None
+
+    status, line, _ = faulty(fault)
+    assert (status, len(cut)) == (0, 4), line
+
+
+@pytest.mark.parametrize("begins", [10, 40, 60])
+def test_s3_that_is_gone_for_five_seconds_loses_nothing(faulty, begins):
+    since = []
+
+    def fault(number, *_):
+        if number >= begins and not since:
+            since.append(time.monotonic())
+        return "down" if since and time.monotonic() - since[0] < 5 else None
+
+    faulty(fault)
+    assert since
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["PUT", "POST"])
+def test_s3_that_never_comes_back_leaves_the_old_tables(faulty, method):
+    gone = []
+
+    def fault(number, asked, path):
+        if asked == method and ("part-" in path or "delete" in path):
+            gone.append(number)
+        return "down" if gone else None
+
+    status, line, _ = faulty(fault)
+    assert (status, "ENDPOINT_URL" in line) == (1, True), line
+
+
+# ---- An executor that dies -------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_an_executor_that_is_killed_loses_nothing(inputs, lake):
+    command = [Path(pyspark.__file__).parent / "bin/spark-submit", "--master", "local-cluster[2,1,1024]"]
+    settings = ["spark.ui.enabled=false", "spark.executor.memory=1g", "spark.driver.host=127.0.0.1"]
+    command += [word for setting in settings for word in ("--conf", setting)]
+    command += [ETL, "--input", inputs[1][0], "--output", "lake"]
+    variables = {"SPARK_HOME": str(Path(pyspark.__file__).parent), "PYSPARK_PYTHON": sys.executable}
+    variables.update(JAVA_HOME=etl.find_java(pyspark.__version__), SPARK_LOCAL_HOSTNAME="localhost", TMPDIR=str(lake))
+    process = subprocess.Popen(
+        list(map(str, command)),
+        cwd=lake,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    said, killed = [], []
+    for line in process.stdout:
+        said.append(line)
+        if " read logs: " in line:
+            killed = executors_of(process.pid)[:1]
+            for pid in killed:
+                os.kill(pid, signal.SIGKILL)
+    assert killed, "".join(said)
+    assert process.wait() in (0, 1)
+    assert "Traceback" not in "".join(said[-1:])
+    assert_tables(lake / "lake", inputs[0 if process.returncode else 1][1])
+
+
+def executors_of(session):
+    """The processes of Spark's executors in a session of processes."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            mine = os.getsid(int(path.name)) == session
+            if mine and b"CoarseGrainedExecutorBackend" in (path / "cmdline").read_bytes():
+                found.append(int(path.name))
+    return found
+
+
+# ---- An audit that fails ---------------------------------------------------------------------------------
+
+
+def copy_of_a_file(staging):
+    """users, every row twice"""
+    for path in list((staging / "users").glob("*.parquet")):
+        shutil.copy(path, path.with_name(f"copy-{path.name}"))
+
+
+def without_a_row(name, key):
+    def tamper(staging):
+        for path in list((staging / name).rglob("*.parquet")):
+            rows = duckdb.sql(f"SELECT * FROM read_parquet('{path}', hive_partitioning = false)")
+            if key in str(rows.fetchall()):
+                rows.filter(f"{TABLE_KEYS[name]} <> '{key}'").write_parquet(f"{path}.new")
+                os.replace(f"{path}.new", path)
+
+    return tamper
+
+
+def another_month(staging):
+    """songplays, one partition under the name of another"""
+    for path in sorted((staging / "songplays").glob("year=*/month=*"))[:1]:
+        path.rename(path.with_name("month=7"))
+
+
+TABLE_KEYS = {"users": "user_id", "songs": "song_id", "artists": "artist_id"}
+TAMPERED = {
+    "users": copy_of_a_file,
+    "users of songplays": without_a_row("users", "2"),
+    "songs": without_a_row("songs", "S11"),
+    "artists": without_a_row("artists", "A11"),
+    "songplays": another_month,
+}
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_a_failed_audit_publishes_nothing_and_keeps_what_was_staged(inputs, lake, run_here, monkeypatch, what):
+    audit = etl.audit
+
+    def tampered(spark, staging, *more):
+        TAMPERED[what](Path(staging))
+        return audit(spark, staging, *more)
+
+    monkeypatch.setattr(etl, "audit", tampered)
+    before = visible(lake / "lake")
+    status, line = run_here("--input", inputs[1][0], "--output", "lake")
+    assert status == 1
+    assert line.startswith(f"etl.py: the audit failed: {what.split()[0]}")
+    kept = Path(re.search(r"(/\S+/_staging/[^/\s]+)", line).group(1))
+    assert {path.name for path in kept.iterdir()} >= set(COLUMNS)
+    assert visible(lake / "lake") == before
+
+
+def test_records_that_are_missing_in_what_was_staged_are_noticed(inputs, lake, run_here, monkeypatch):
+    (lake / "in/log_data").mkdir(parents=True)
+    (lake / "in/log_data/a.json").write_text("{\n")
+    shutil.copytree(inputs[1][0] / "song_data", lake / "in/song_data")
+    audit = etl.audit
+
+    def tampered(spark, staging, *more):
+        shutil.rmtree(f"{staging}/_rejected")
+        return audit(spark, staging, *more)
+
+    monkeypatch.setattr(etl, "audit", tampered)
+    before = visible(lake / "lake")
+    status, line = run_here("--input", "in", "--output", "lake", "--max-rejected", "1")
+    assert status == 1
+    assert "1 log records are not" in line
+    assert visible(lake / "lake") == before

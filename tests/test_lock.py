@@ -1,0 +1,273 @@
+"""One run at a time: the lock of an output, locally and on S3, and what --recover does with it."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from dirty import event, song, write_input
+from tables import listing, run_etl
+from test_s3 import aws_of, client_of, contents, endpoint, fast_endpoint, put, write_config  # noqa: F401
+
+import etl
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request, tmp_path, fast_endpoint):  # noqa: F811
+    """(output, client, read, write): an output without a lock, and how a test sees and changes the lock."""
+    if request.param == "local":
+        path = tmp_path / "lake" / etl.LOCK
+
+        def write(text):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+
+        yield str(tmp_path / "lake"), None, lambda: path.read_text() if path.exists() else None, write
+        return
+    bucket = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
+    s3, key = client_of(fast_endpoint), f"lake/{etl.LOCK}"
+    client = etl.aws_client(aws_of(fast_endpoint), "s3")
+
+    def read():
+        return contents(s3, bucket, key).get(key, b"").decode() or None
+
+    yield f"s3://{bucket}/lake", client, read, lambda text: s3.put_object(Bucket=bucket, Key=key, Body=text.encode())
+
+
+def owner_of(process, **changes):
+    """The text of a lock that a process of this machine holds."""
+    owner = {"run_id": "20260101T000000Z-00000000", "host": "box", "pid": process, "since": "2026-01-01 00:00:00 UTC"}
+    owner.update(machine=etl.this_machine(), process_start=etl.process_start(process))
+    return json.dumps({**owner, **changes})
+
+
+@pytest.fixture
+def sleeping():
+    """The number of a process that lives as long as the test."""
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    yield process.pid
+    process.kill()
+    process.wait()
+
+
+def test_a_lock_names_its_owner_and_is_gone_afterwards(place):
+    output, client, read, _ = place
+    with etl.Lock(output, "me", client) as lock:
+        owner = json.loads(read())
+        assert (owner["run_id"], owner["pid"]) == ("me", os.getpid())
+        lock.check()
+    assert read() is None
+    assert client or not os.path.exists(output)
+
+
+def test_a_second_run_is_refused_by_a_line_that_names_the_first(place, sleeping):
+    output, client, read, write = place
+    write(owner_of(sleeping))
+    before = read()
+    with pytest.raises(etl.UsageError, match=rf"run 20260101T000000Z-00000000 \(process {sleeping} on box, since"):
+        etl.Lock(output, "me", client).__enter__()
+    assert read() == before
+
+
+def test_a_lock_from_another_machine_counts_while_it_is_renewed(place):
+    output, client, read, write = place
+    write(owner_of(os.getpid(), machine=["elsewhere"], pid=2**22 + 1))
+    with pytest.raises(etl.UsageError, match="is being written by run"):
+        etl.Lock(output, "me", client).__enter__()
+    write("{")  # what a reader sees while it is written
+    with pytest.raises(etl.UsageError, match="is being written by run"):
+        etl.Lock(output, "me", client).__enter__()
+
+
+@pytest.mark.parametrize("changes", [{"pid": 2**22 + 1}, {"process_start": "12"}])
+def test_the_lock_of_a_dead_process_is_taken_over(place, changes):
+    output, client, read, write = place
+    write(owner_of(os.getpid(), **changes))
+    with etl.Lock(output, "me", client):
+        assert json.loads(read())["run_id"] == "me"
+
+
+def test_a_process_that_nobody_waited_for_is_dead():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert etl.process_start(process.pid) is None
+    process.wait()
+    assert etl.process_start(process.pid) is None
+    assert etl.process_start(os.getpid()) == etl.process_start(os.getpid()) is not None
+
+
+def test_a_silent_lock_is_taken_over(place, sleeping, monkeypatch):
+    output, client, read, write = place
+    write(owner_of(sleeping))
+    monkeypatch.setattr(etl, "SILENCE", 1)
+    if not client:
+        os.utime(f"{output}/{etl.LOCK}", (time.time() - 2, time.time() - 2))
+    else:
+        monkeypatch.setattr(etl, "SILENCE", 0)  # the server's clock has whole seconds
+    with etl.Lock(output, "me", client):
+        assert json.loads(read())["run_id"] == "me"
+
+
+def test_a_lock_is_renewed_while_it_is_held(place, monkeypatch):
+    output, client, _, _ = place
+    monkeypatch.setattr(etl, "RENEWAL", 0.05)
+    with etl.Lock(output, "me", client) as lock:
+        time.sleep(1.5)
+        assert lock.read()[1] < 1.2
+
+
+def test_recover_takes_a_lock_at_once_and_who_lost_it_must_not_publish(place):
+    output, client, read, _ = place
+    with etl.Lock(output, "first", client) as first:
+        with etl.Lock(output, "second", client, at_once=True) as second:
+            second.check()
+            with pytest.raises(etl.JobError, match="was taken over by run second .*nothing is published"):
+                first.check()
+        assert read() is None
+        with pytest.raises(etl.JobError, match="was taken over"):
+            first.check()
+
+
+def test_of_many_at_once_one_gets_the_lock(place):
+    output, client, _, _ = place
+    got, barrier = [], threading.Barrier(8)
+
+    def take(number):
+        barrier.wait()
+        try:
+            lock = etl.Lock(output, f"run {number}", client).__enter__()
+        except etl.UsageError:
+            return
+        got.append(lock)
+
+    threads = [threading.Thread(target=take, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(got) == 1
+    got[0].__exit__()
+
+
+def test_a_server_without_conditional_writes_serves_too(place):
+    output, client, read, write = place
+    if client:
+
+        def unconditional(params, **_):
+            assert {"If-None-Match", "If-Match"} & set(params["headers"])
+            for name in ("If-None-Match", "If-Match"):
+                params["headers"].pop(name, None)
+
+        client.meta.events.register("before-call.s3.PutObject", unconditional)
+    with etl.Lock(output, "me", client) as lock:
+        lock.check()
+        write(owner_of(os.getpid()))
+        with pytest.raises(etl.JobError):
+            lock.check()
+
+
+# ---- Before Spark, and --recover -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_spark(monkeypatch):
+    monkeypatch.setattr(etl, "spark_session", lambda *_, **__: pytest.fail("Spark is started"))
+
+
+def test_a_locked_output_is_refused_before_spark_starts(tmp_path, no_spark, sleeping, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_input(tmp_path / "in", [song()], [event()])
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / etl.LOCK).write_text(owner_of(sleeping))
+    before = listing(tmp_path)
+    assert etl.main(["--input", "in", "--output", "lake"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("etl.py: ")
+    assert f"process {sleeping} on box" in line
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("arguments", [["--query", "SELECT 1"], ["--report", "r.json"]])
+def test_recover_with_what_belongs_to_a_run_is_refused(arguments, no_spark, capsys):
+    assert etl.main(["--recover", *arguments]) == 2
+    assert "--recover" in capsys.readouterr().err
+
+
+def test_recover_without_an_output_is_refused(tmp_path, no_spark, capsys):
+    assert etl.main(["--recover", "--output", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.startswith("etl.py: there is no folder")
+
+
+def test_recover_on_s3_needs_neither_input_nor_spark(fast_endpoint, tmp_path, no_spark, capsys, monkeypatch):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    s3, run_id = client_of(fast_endpoint), "20260101T000000Z-00000000"
+    write_config(tmp_path, fast_endpoint)
+    objects = {"users/old.parquet": b"old", f"_staging/{run_id}/users/new.parquet": b"new"}
+    objects["_journal.json"] = json.dumps({"run_id": run_id, "files": 1}).encode()
+    objects[etl.LOCK] = owner_of(os.getpid(), machine=["elsewhere"]).encode()
+    for key, content in objects.items():
+        s3.put_object(Bucket="recover", Key=key, Body=content)
+    assert etl.main(["--recover", "--bucket", "recover"]) == 0
+    assert run_id in capsys.readouterr().out
+    assert contents(s3, "recover") == {"users/new.parquet": b"new"}
+    assert etl.main(["--recover", "--bucket", "recover"]) == 0
+    assert "nothing to recover" in capsys.readouterr().out
+    assert contents(s3, "recover") == {"users/new.parquet": b"new"}
+
+
+def test_recover_of_an_output_without_a_journal_changes_nothing(tmp_path):
+    (tmp_path / "lake/users").mkdir(parents=True)
+    (tmp_path / "lake/users/a.parquet").write_text("a")
+    before = listing(tmp_path)
+    process = run_etl("--recover", "--output", "lake", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("etl.py: nothing to recover")
+    assert listing(tmp_path) == before
+
+
+# ---- Old staging -----------------------------------------------------------------------------------------
+
+
+def run_id_of(days, tail="0a1b2c3d"):
+    return time.strftime(etl.RUN_TIME, time.gmtime(time.time() - days * 86400)) + f"-{tail}"
+
+
+OLD = [run_id_of(7.01), run_id_of(400)]
+KEPT = [run_id_of(6.99), run_id_of(0), f"{OLD[0]}0", f"x{OLD[0]}", OLD[0][:-1], OLD[0].upper(), "theirs", "2020"]
+
+
+def test_staging_older_than_a_week_is_removed_and_nothing_else(spark, tmp_path):
+    for name in [*OLD, *KEPT]:
+        (tmp_path / "lake/_staging" / name / "users").mkdir(parents=True)
+        (tmp_path / "lake/_staging" / name / "users/a.parquet").write_text(name)
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious/a").write_text("a")
+    (tmp_path / "lake/_staging" / OLD[0] / "link").symlink_to(tmp_path / "precious")
+    assert etl.discard_old(spark, str(tmp_path / "lake")) == sorted(OLD)
+    assert sorted(path.name for path in (tmp_path / "lake/_staging").iterdir()) == sorted(KEPT)
+    assert (tmp_path / "precious/a").read_text() == "a"
+    assert etl.discard_old(spark, str(tmp_path / "nowhere")) == []
+
+
+def test_staging_older_than_a_week_is_removed_on_s3(fast_endpoint):  # noqa: F811
+    s3 = client_of(fast_endpoint)
+    for name in [*OLD, *KEPT]:
+        s3.put_object(Bucket="week", Key=f"lake/_staging/{name}/users/a.parquet", Body=b"")
+    s3.put_object(Bucket="week", Key="lake/users/a.parquet", Body=b"")
+    assert etl.discard_old(None, "s3://week/lake", s3) == sorted(OLD)
+    left = {f"lake/_staging/{name}/users/a.parquet" for name in KEPT}
+    assert set(contents(s3, "week")) == {*left, "lake/users/a.parquet"}
+
+
+def test_what_was_never_uploaded_to_its_end_is_removed_after_a_week(endpoint):  # noqa: F811
+    s3 = client_of(endpoint)
+    put(s3, "uploads", {})
+    for name in (OLD[0], KEPT[0], "theirs"):
+        s3.create_multipart_upload(Bucket="uploads", Key=f"_staging/{name}/users/a.parquet")
+    assert etl.discard_old(None, "s3://uploads", s3) == [OLD[0]]
+    left = {upload["Key"] for upload in s3.list_multipart_uploads(Bucket="uploads")["Uploads"]}
+    assert left == {f"_staging/{name}/users/a.parquet" for name in (KEPT[0], "theirs")}

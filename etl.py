@@ -2062,7 +2062,8 @@ def failure_reason(aws, logs, step_id, say):
     end, lines = time.monotonic() + LOG_SECONDS, []
 
     def read(folder, part):
-        names = [name for name in list_objects(client, f"{logs}/{folder}") if part in name and "stderr" in name]
+        # Spark sends both outputs of a Python driver to stdout.
+        names = [name for name in list_objects(client, f"{logs}/{folder}") if part in name and "/std" in f"/{name}"]
         texts = [client.get_object(**s3_object(f"{logs}/{folder}/{name}"))["Body"].read() for name in sorted(names)]
         return b"".join(gzip.decompress(text) if text[:2] == b"\x1f\x8b" else text for text in texts).decode(
             "utf-8", "replace"

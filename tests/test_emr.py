@@ -210,11 +210,7 @@ def test_a_run_from_the_upload_to_the_summary(aws, capsys, tmp_path):
         ("MASTER", 1),
         ("CORE", 3),
     ]
-    assert {tag["Key"]: tag["Value"] for tag in asked["Tags"]} == {
-        "Name": "sparkify-etl",
-        "team": "data",
-        "cost ": " 7",
-    }
+    assert {tag["Key"]: tag["Value"] for tag in asked["Tags"]} == {"Name": "sparkify-etl", "team": "data", "cost": "7"}
     (step,) = asked["Steps"]
     words = step["HadoopJarStep"]["Args"]
     assert words[:3] == ["spark-submit", "--deploy-mode", "cluster"]
@@ -387,7 +383,13 @@ def put_logs(aws, cluster, submitted, driver):
     folder = f"out/_logs/{cluster.id}"
     logs = {f"steps/{cluster.steps[0].id}/stderr.gz": submitted, f"steps/{cluster.steps[0].id}/controller.gz": "x"}
     containers = "containers/application_17_0001/container_17_0001_01"
-    logs.update({f"{containers}_000001/stderr.gz": driver, f"{containers}_000002/stderr.gz": "etl.py: no driver\n"})
+    logs.update(
+        {
+            f"{containers}_000001/stdout.gz": driver,
+            f"{containers}_000001/stderr.gz": "INFO x",
+            f"{containers}_000002/stderr.gz": "etl.py: no driver\n",
+        }
+    )
     for name, text in logs.items():
         aws.s3.put_object(Bucket="lake", Key=f"{folder}/{name}", Body=gzip.compress(text.encode()))
 

@@ -5,6 +5,7 @@
     python etl.py --input FOLDER --output FOLDER            a folder with song_data/ and log_data/, or the two zips
     python etl.py --input s3://IN --output s3://OUT         the same on S3; --bucket OUT for --output s3://OUT
     spark-submit etl.py --input FOLDER --output FOLDER      on a cluster: master, memory and cores are the cluster's
+    python etl.py --emr --input s3://IN --output s3://OUT   the same from here, on a cluster of EMR's started for it
     python etl.py --query FILE_OR_SQL --output FOLDER       ask the five tables there something
 
 In a notebook: `import etl`, `spark = etl.spark_session()`, `etl.open_tables(spark, "output")`; importing does nothing
@@ -29,6 +30,7 @@ import contextlib
 import csv
 import email.utils
 import functools
+import gzip
 import hashlib
 import io
 import json
@@ -390,7 +392,9 @@ AWS_HINTS = {
         "SSLError"
     ),
     "it was listed, and is gone since: run it again when nobody changes the input": "NoSuchKey",
-    "S3 still asks to slow down after many tries: run it again later": "SlowDown ServiceUnavailable Throttling",
+    "AWS still asks to slow down after many tries: run it again later": (
+        "SlowDown ServiceUnavailable Throttling ThrottlingException"
+    ),
 }
 
 
@@ -445,11 +449,18 @@ def aws_calls(place, permission, kind=UsageError):
         said = (getattr(error, "response", None) or {}).get("Error", {})
         code, message = said.get("Code", type(error).__name__), said.get("Message", "") or str(error)
         hint = next((hint for hint, codes in AWS_HINTS.items() if code in codes.split()), None)
-        if code in ("AccessDenied", "AllAccessDisabled", "403", "Forbidden"):
+        if code in (
+            "AccessDenied",
+            "AccessDeniedException",
+            "UnauthorizedOperation",
+            "AllAccessDisabled",
+            "403",
+            "Forbidden",
+        ):
             hint = f"the credentials, if any were found, need the permission {permission} there"
         message = " ".join(message.split())[:200]
         # What a task raises reaches the driver as text: the mark is how main finds the line again.
-        raise kind(f"«{place}: {code}: {message}: {hint or 'see the message of S3'}»") from None
+        raise kind(f"«{place}: {code}: {message}: {hint or 'see what AWS says'}»") from None
 
 
 def s3_access(aws, place):
@@ -1409,6 +1420,9 @@ class Settings(NamedTuple):
     csv: bool = False
     recover: bool = False
     aws: dict = {}  # of dl.cfg's [AWS], what isn't empty; holds secrets
+    emr: dict = {}  # of dl.cfg's [EMR], what isn't empty
+    cluster: str = None  # of EMR's, to run the job on; "": a new one
+    stop: str = None  # the cluster to end
 
 
 def read_config(path=None):
@@ -1470,6 +1484,12 @@ def read_settings(argv):
         action="store_true",
         help="do no run, but complete a publishing in --output that was interrupted; takes the place of a dead run",
     )
+    emr = parser.add_mutually_exclusive_group()
+    emr.add_argument(
+        "--emr", action="store_const", const="", dest="cluster", help="run on a new cluster of EMR's, which ends itself"
+    )
+    emr.add_argument("--emr-cluster", metavar="ID", dest="cluster", help="run on a cluster of EMR's that runs already")
+    emr.add_argument("--emr-stop", metavar="ID", help="end a cluster of EMR's")
     parser.add_argument("--version", action="version", version=f"etl.py {VERSION}")
     arguments = parser.parse_args(argv)
     if arguments.bucket and arguments.output:
@@ -1480,9 +1500,13 @@ def read_settings(argv):
         raise UsageError("--report is of a run, and --query does none: leave one of them out")
     if arguments.recover and (arguments.query is not None or arguments.report):
         raise UsageError("--recover only completes a publishing: leave --query and --report out")
+    if arguments.query is not None and (arguments.cluster is not None or arguments.emr_stop):
+        raise UsageError("--query asks on this machine: leave it or the --emr… out")
     config = read_config(arguments.config)
     bucket = f"s3://{arguments.bucket}" if arguments.bucket else None
-    aws = {key: value for (section, key), value in config.items() if section == "aws" and value}
+    aws, emr = (
+        {key: value for (section, key), value in config.items() if section == name and value} for name in ("aws", "emr")
+    )
     if len([name for name in AWS_KEYS[:2] if name in aws]) == 1:
         raise UsageError("dl.cfg has one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: fill in both, or none")
     beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
@@ -1495,6 +1519,9 @@ def read_settings(argv):
         arguments.csv,
         arguments.recover,
         aws,
+        emr,
+        arguments.cluster,
+        arguments.emr_stop,
     )
 
 
@@ -2062,6 +2089,320 @@ def ask(settings, work):
             stop(spark)
 
 
+# --- EMR -------------------------------------------------------------------------------------------------------------
+
+EMR_DEFAULTS = {
+    "release": "emr-7.14.0",  # Spark 3.5, Python 3.9
+    "workers": "2",
+    "instance_type": "m5.xlarge",
+    "service_role": "EMR_DefaultRole",
+    "instance_profile": "EMR_EC2_DefaultRole",
+}
+STANDARD_VCPUS = "L-1216C47A"  # EC2's quota of vCPUs for the types that begin with a, c, d, h, i, m, r, t, z
+POLL_SECONDS = 15
+LOG_SECONDS = 420  # EMR brings logs to S3 every five minutes
+BOOTSTRAP = """#!/bin/sh
+# boto3 for each Python 3 that PySpark may run with; runs on every node of a cluster before anything is installed there.
+set -e
+for python in python3 python3.11 python3.12 python3.13; do
+    if command -v "$python"; then
+        "$python" -m pip --version || sudo "$python" -m ensurepip
+        sudo "$python" -m pip install --quiet "boto3>=1.34,<2"
+    fi
+done
+"""
+
+
+def run_on_emr(settings):
+    """Run the job on a cluster of EMR's, a new one or settings.cluster, and follow it; returns the report.
+
+    Nothing of dl.cfg's [AWS] is sent there: the cluster has the permissions of its instance profile. Raises UsageError
+    before anything is started, JobError after.
+    """
+    say = Steps().say
+    aws, s3 = check_places(settings)
+    report = f"{settings.output}/_reports/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}.json"
+    cluster, step_id, logs = start_step(settings, aws, s3, report, say)
+    client = aws_client(aws, "emr", attempts=2)
+    look = f"aws emr list-steps --region {client.meta.region_name} --cluster-id {cluster}"
+    ways = f"to look at it: {look}; to end it: python etl.py --emr-stop {cluster} --output {settings.output}"
+    say(f"cluster {cluster}; {ways}")
+    try:
+        with aws_calls(f"cluster {cluster}", "elasticmapreduce:ListSteps and DescribeCluster", JobError):
+            step_id = step_id or client.list_steps(ClusterId=cluster)["Steps"][0]["Id"]
+            state, reason = follow(client, cluster, step_id, say)
+        if state == "COMPLETED":
+            with aws_calls(report, "s3:GetObject", JobError):
+                return json.loads(s3.get_object(**s3_object(report))["Body"].read())
+        place = logs and f"{re.sub('^s3[an]:', 's3:', logs).rstrip('/')}/{cluster}"
+        if state == "FAILED" and place:
+            say(f"the step failed; waiting for its log, which EMR brings to {place} every five minutes")
+            with aws_calls(place, "s3:ListBucket and s3:GetObject", JobError):
+                reason = failure_reason(aws, place, step_id, say) or reason
+    except JobError as error:
+        raise JobError(f"{str(error).strip('«»')}; {ways}") from None
+    except KeyboardInterrupt:
+        raise JobError(f"no longer followed, and left running; {ways}") from None
+    raise JobError(f"on cluster {cluster} the step {state}: {reason}; see {place or 'its log on the master node'}")
+
+
+def start_step(settings, aws, s3, report, say):
+    """Upload the code and start its step, with a cluster for it where none was named.
+
+    Returns the cluster's id, the step's (None on a new cluster, which has no other), where the logs go (or None).
+    """
+    emr = {**EMR_DEFAULTS, **settings.emr}
+    client = aws_client(aws, "emr")
+    with aws_calls("EMR", "elasticmapreduce:RunJobFlow (or AddJobFlowSteps, …) and iam:PassRole"):
+        if settings.cluster:
+            there = client.describe_cluster(ClusterId=settings.cluster)["Cluster"]
+            if there["Status"]["State"] not in ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING"):
+                raise UsageError(f"the cluster {settings.cluster} is {there['Status']['State']}: name one that runs")
+        else:
+            cores = check_cluster(aws, client, emr, say)
+    content = Path(__file__).read_bytes()
+    code = f"{settings.output}/_code/{hashlib.sha256(content).hexdigest()[:16]}"
+    with aws_calls(code, "s3:PutObject"):
+        s3.put_object(**s3_object(f"{code}/etl.py"), Body=content)
+        s3.put_object(**s3_object(f"{code}/install_boto3.sh"), Body=BOOTSTRAP.encode())
+    with aws_calls("EMR", "elasticmapreduce:RunJobFlow (or AddJobFlowSteps) and iam:PassRole"):
+        if settings.cluster:
+            step = spark_step(settings, f"{code}/etl.py", report)
+            added = client.add_job_flow_steps(JobFlowId=settings.cluster, Steps=[step])
+            return settings.cluster, added["StepIds"][0], there.get("LogUri")
+        step = spark_step(settings, f"{code}/etl.py", report, cores)
+        logs = emr.get("log_uri") or f"{settings.output}/_logs"
+        started = client.run_job_flow(**new_cluster(emr, logs, f"{code}/install_boto3.sh", step))
+        return started["JobFlowId"], None, logs
+
+
+def s3_object(place):
+    """A place as the arguments of S3's calls."""
+    return dict(zip(("Bucket", "Key"), bucket_and_key(place)))
+
+
+def check_places(settings):
+    """Whether the cluster can have its input and output, as far as it can be said here; (aws, a client of S3)."""
+    for name in ("input", "output"):
+        if not is_s3(getattr(settings, name)):
+            raise UsageError(
+                f"on EMR, --{name} {getattr(settings, name)} can't be read: name one that begins with s3://"
+            )
+    _, reader = s3_access(settings.aws, settings.input)
+    aws, s3 = s3_access(settings.aws, settings.output)
+    if aws.get("anonymous"):
+        raise UsageError("EMR needs credentials, and there are none: `aws configure`, or dl.cfg's [AWS]")
+    with aws_calls(settings.input, "s3:ListBucket"):
+        bucket, key = bucket_and_key(settings.input)
+        if not reader.list_objects_v2(Bucket=bucket, Prefix=f"{key}/" if key else "", MaxKeys=1).get("Contents"):
+            raise UsageError(f"there is nothing in {settings.input}")
+    check_output(settings.input, settings.output, settings.report, s3)
+    return aws, s3
+
+
+def check_cluster(aws, client, emr, say):
+    """Check what a new cluster needs, and say what it will be and cost; returns its workers' vCPUs, None if unknown.
+
+    What the credentials don't allow to ask is said and passed over.
+    """
+    region, kind = client.meta.region_name, emr["instance_type"]
+    if not re.fullmatch("[1-9][0-9]*", emr["workers"]):
+        raise UsageError(f"dl.cfg's [EMR] WORKERS is {emr['workers']}: it is a whole number from 1 on")
+    count = int(emr["workers"])
+    if emr["release"] not in client.list_release_labels(Filters={"Prefix": emr["release"]}).get("ReleaseLabels", ()):
+        raise UsageError(
+            f"there is no release {emr['release']} in {region}: `aws emr list-release-labels --region {region}` names "
+            "them; set RELEASE in dl.cfg's [EMR]"
+        )
+    iam = aws_client(aws, "iam")
+    asked = {
+        "service_role": lambda name: iam.get_role(RoleName=name),
+        "instance_profile": lambda name: iam.get_instance_profile(InstanceProfileName=name),
+    }
+    for key, ask in asked.items():
+        try:
+            _if_allowed(f"the {key} {emr[key]}", say, ask, emr[key].split("/")[-1])
+        except iam.exceptions.NoSuchEntityException:
+            raise UsageError(
+                f"there is no {key.replace('_', ' ')} {emr[key]}: `aws emr create-default-roles` makes the default "
+                f"ones; or set {key.upper()} in dl.cfg's [EMR]"
+            ) from None
+    types = _if_allowed(
+        f"the instance type {kind}", say, lambda: aws_client(aws, "ec2").describe_instance_types(InstanceTypes=[kind])
+    )
+    vcpus = types and types["InstanceTypes"][0]["VCpuInfo"]["DefaultVCpus"]
+    quotas = aws_client(aws, "service-quotas")
+    if vcpus and re.match(r"(a|c|d|h|i|im|is|m|r|t|z)\d", kind):
+        ask = functools.partial(quotas.get_service_quota, ServiceCode="ec2", QuotaCode=STANDARD_VCPUS)
+        quota = _if_allowed("the quota of vCPUs", say, ask)
+        if quota and quota["Quota"]["Value"] < vcpus * (count + 1):
+            raise UsageError(
+                f"{count + 1} {kind} have {vcpus * (count + 1)} vCPUs, and the quota in {region} is "
+                f"{quota['Quota']['Value']:g}: lower WORKERS in dl.cfg's [EMR], or ask for more: `aws service-quotas "
+                f"request-service-quota-increase --service-code ec2 --quota-code {STANDARD_VCPUS} --desired-value …`"
+            )
+    price = _if_allowed("the price", say, hourly_price, aws, region, kind)
+    cost = (
+        f"about {price * (count + 1):.2f} USD an hour, without disks and S3" if price else "what it costs isn't known"
+    )
+    say(f"starting 1 + {count} {kind} with {emr['release']} in {region}: {cost}")
+    return vcpus and vcpus * count
+
+
+def _if_allowed(what, say, ask, *arguments):
+    """What ask answers; None, said in a line, where AWS doesn't let it be asked or doesn't answer."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return ask(*arguments)
+    except (BotoCoreError, ClientError) as error:
+        if getattr(error, "response", {}).get("Error", {}).get("Code") == "NoSuchEntity":
+            raise
+        say(f"etl.py: warning: {what} can't be asked for: {' '.join(str(error).split())[:200]}")
+        return None
+
+
+def hourly_price(aws, region, kind):
+    """USD an hour for an instance under EMR, by AWS's price list, without its disks; None where that isn't clear."""
+    machine = {"operatingSystem": "Linux", "tenancy": "Shared", "preInstalledSw": "NA", "capacitystatus": "Used"}
+    client = aws_client(aws, "pricing", "us-east-1", attempts=2)  # has the prices of all regions
+    total = 0
+    for service, fields in {"AmazonEC2": machine, "ElasticMapReduce": {"softwareType": "EMR"}}.items():
+        wanted = {**fields, "instanceType": kind, "regionCode": region}
+        filters = [{"Type": "TERM_MATCH", "Field": field, "Value": value} for field, value in wanted.items()]
+        prices = {
+            float(dimension["pricePerUnit"].get("USD", 0))
+            for product in client.get_products(ServiceCode=service, Filters=filters)["PriceList"]
+            for term in json.loads(product)["terms"].get("OnDemand", {}).values()
+            for dimension in term["priceDimensions"].values()
+        } - {0.0}
+        if len(prices) != 1:
+            return None
+        total += prices.pop()
+    return total
+
+
+def spark_step(settings, code, report, cores=None):
+    """The step that runs the job: master, memory, filesystem and committer are EMR's."""
+    # What failed would fail again.
+    options = {"spark.yarn.maxAppAttempts": "1", **({"spark.default.parallelism": str(cores)} if cores else {})}
+    # Many processes of a node ask at once for the keys of its instance profile.
+    options.update(
+        {f"spark.{of}.AWS_METADATA_SERVICE_NUM_ATTEMPTS": "5" for of in ("yarn.appMasterEnv", "executorEnv")}
+    )
+    arguments = {"input": settings.input, "output": settings.output, "report": report}
+    arguments["max-rejected"] = str(settings.max_rejected)
+    command = ["spark-submit", "--deploy-mode", "cluster"]
+    command += [word for key, value in options.items() for word in ("--conf", f"{key}={value}")]
+    command += [code, *[word for key, value in arguments.items() for word in (f"--{key}", value)]]
+    jar = {"Jar": "command-runner.jar", "Args": command}
+    on_failure = "CONTINUE" if settings.cluster else "TERMINATE_CLUSTER"
+    return {"Name": "sparkify-etl", "ActionOnFailure": on_failure, "HadoopJarStep": jar}
+
+
+def new_cluster(emr, logs, bootstrap, step):
+    """The arguments of run_job_flow. The cluster ends itself after its step, or after an idle hour."""
+    groups = [
+        {"InstanceRole": role, "InstanceCount": count, "InstanceType": emr["instance_type"], "Market": "ON_DEMAND"}
+        for role, count in (("MASTER", 1), ("CORE", int(emr["workers"])))
+    ]
+    instances = {"InstanceGroups": groups, "KeepJobFlowAliveWhenNoSteps": False, "TerminationProtected": False}
+    instances.update(
+        {name: emr[key] for name, key in (("Ec2SubnetId", "subnet"), ("Ec2KeyName", "key_name")) if key in emr}
+    )
+    pairs = [map(str.strip, tag.partition("=")[::2]) for tag in emr.get("tags", "").split(",") if tag.strip()]
+    tags = {"Name": "sparkify-etl", **dict(pairs)}
+    return {
+        "Name": "sparkify-etl",
+        "ReleaseLabel": emr["release"],
+        "Applications": [{"Name": "Spark"}],
+        "LogUri": logs.rstrip("/") + "/",
+        "ServiceRole": emr["service_role"],
+        "JobFlowRole": emr["instance_profile"],
+        "Instances": instances,
+        "AutoTerminationPolicy": {"IdleTimeout": 3600},
+        "BootstrapActions": [{"Name": "boto3", "ScriptBootstrapAction": {"Path": bootstrap}}],
+        "Steps": [step],
+        "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
+        "VisibleToAllUsers": True,
+    }
+
+
+def follow(client, cluster, step_id, say):
+    """Wait until a step or its cluster has ended, saying each change; returns the step's state and the reason."""
+    from botocore.exceptions import ClientError, HTTPClientError
+
+    start, shown, failed = time.monotonic(), None, 0
+    while True:
+        try:
+            there = client.describe_cluster(ClusterId=cluster)["Cluster"]["Status"]
+            step = client.describe_step(ClusterId=cluster, StepId=step_id)["Step"]["Status"]
+            failed = 0
+        except (ClientError, HTTPClientError) as error:
+            answer = getattr(error, "response", {"ResponseMetadata": {"HTTPStatusCode": 503}})
+            passing = "Throttling" in str(error) or answer["ResponseMetadata"]["HTTPStatusCode"] >= 500
+            failed += 1
+            if not passing or failed > 40:
+                raise
+            time.sleep(POLL_SECONDS)
+            continue
+        states = f"cluster {there['State']}, step {step['State']}"
+        if states != shown:
+            say(f"{time.monotonic() - start:7.0f} s  {states}")
+            shown = states
+        if step["State"] in ("COMPLETED", "FAILED", "CANCELLED", "INTERRUPTED"):
+            reason = step.get("FailureDetails", {}).get("Message") or step.get("StateChangeReason", {}).get("Message")
+            return step["State"], reason or there.get("StateChangeReason", {}).get("Message") or "EMR gives no reason"
+        if there["State"].startswith("TERMINATED"):
+            reason = there.get("StateChangeReason", {}).get("Message") or "EMR gives no reason"
+            return f"didn't run, the cluster {there['State']}", reason
+        time.sleep(POLL_SECONDS)
+
+
+def failure_reason(aws, logs, step_id, say):
+    """Why a step failed, from its logs on S3, which are waited for: etl.py's last line, else one with an error."""
+    client = s3_access(aws, logs)[1]
+    end, lines = time.monotonic() + LOG_SECONDS, []
+
+    def read(folder, part):
+        # Spark sends both outputs of a Python driver to stdout.
+        names = [name for name in list_objects(client, f"{logs}/{folder}") if part in name and "/std" in f"/{name}"]
+        texts = [client.get_object(**s3_object(f"{logs}/{folder}/{name}"))["Body"].read() for name in sorted(names)]
+        return b"".join(gzip.decompress(text) if text[:2] == b"\x1f\x8b" else text for text in texts).decode(
+            "utf-8", "replace"
+        )
+
+    while True:
+        submitted = read(f"steps/{step_id}", "")
+        application = re.search(r"application_\d+_\d+", submitted)
+        driver = read(f"containers/{application.group()}", "_000001/") if application else ""
+        said = re.findall(r"^etl\.py: (?!warning)(.*)", driver or submitted, re.MULTILINE)
+        if said:
+            return said[-1]
+        lines = re.findall(r".*(?:Error|Exception|exit code|exitCode|Killed).*", driver + submitted) or lines
+        if time.monotonic() > end:
+            for line in lines[-20:]:
+                say(line)
+            return lines[-1].strip()[:500] if lines else None
+        time.sleep(POLL_SECONDS)
+
+
+def stop_cluster(settings):
+    """End a cluster."""
+    aws = s3_access(settings.aws, settings.output)[0] or settings.aws
+    client = aws_client(aws, "emr")
+    with aws_calls(f"cluster {settings.stop}", "elasticmapreduce:TerminateJobFlows"):
+        state = client.describe_cluster(ClusterId=settings.stop)["Cluster"]["Status"]["State"]
+        if state.startswith("TERMINATED"):
+            print(f"cluster {settings.stop} is {state} already")
+            return
+        client.terminate_job_flows(JobFlowIds=[settings.stop])
+    print(f"cluster {settings.stop} is ending; what it published stays")
+
+
+# --- The command line --------------------------------------------------------------------------------------------
+
+
 def java_error(error, log):
     """What a failed Spark job says, as an error of one line. What a task raised as UsageError stays one."""
     said = str(error)
@@ -2080,11 +2421,13 @@ def main(argv=None):
     log, error = os.path.join(work, "spark.log"), None
     try:
         settings = read_settings(argv)
-        if settings.recover:
+        if settings.stop:
+            stop_cluster(settings)
+        elif settings.recover:
             print(f"etl.py: {recover_only(settings, work)}")
         elif settings.query is None:
             with contextlib.ExitStack() as held:
-                report = run(settings, work, held)
+                report = run(settings, work, held) if settings.cluster is None else run_on_emr(settings)
             if settings.report:
                 write_report(settings, json.dumps(report, indent=2) + "\n")
             print(summary(report))

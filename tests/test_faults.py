@@ -7,7 +7,6 @@ after the next run all five are new.
 import contextlib
 import http.client
 import os
-import random
 import re
 import shutil
 import signal
@@ -280,7 +279,7 @@ def test_a_full_disk_leaves_the_old_tables(inputs, lake, left):
 def test_an_output_that_is_read_only_halfway_leaves_the_old_tables(inputs, lake):
     there = "ls disk/_staging/*/users >/dev/null 2>&1"
     wait = f"(until {there}; do sleep .01; done; until mount -o remount,ro disk 2>/dev/null; do sleep .01; done) &"
-    assert "Read-only file system" in on_a_disk(lake, wait, inputs[1][0])
+    assert "nothing is published" in on_a_disk(lake, wait, inputs[1][0])
 
 
 # ---- S3 ----------------------------------------------------------------------------------------------------
@@ -377,9 +376,8 @@ def faulty(fast_endpoint, inputs, lake, run_here):  # noqa: F811
 
 @pytest.mark.parametrize("code", [500, 503])
 def test_of_requests_to_s3_5_in_100_are_refused_and_the_run_ends_right(faulty, code):
-    rng = random.Random(code)
-    status, line, requests = faulty(lambda *_: code if rng.random() < 0.05 else None)
-    assert (status, requests > 80) == (0, True), line
+    status, line, requests = faulty(lambda number, *_: code if number % 20 == 3 else None)
+    assert (status, requests > 40) == (0, True), line
 
 
 def test_answers_of_s3_that_break_off_are_asked_for_again(faulty):
@@ -396,7 +394,7 @@ def test_answers_of_s3_that_break_off_are_asked_for_again(faulty):
     assert (status, len(cut)) == (0, 4), line
 
 
-@pytest.mark.parametrize("begins", [10, 40, 60])
+@pytest.mark.parametrize("begins", [10, 25, 40])
 def test_s3_that_is_gone_for_five_seconds_loses_nothing(faulty, begins):
     since = []
 

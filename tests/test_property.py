@@ -1,0 +1,209 @@
+"""Any input: records in are records used, duplicates, no plays and rejected ones, and nothing ends with a traceback.
+
+A run takes seconds, so that an example is a whole folder: some hundred generated lines and catalogue files.
+"""
+
+import json
+import os
+import re
+import zipfile
+
+import pytest
+from dirty import BASE_EVENT, BASE_SONG, dump, event, song, write_input
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+import etl
+
+# ---- Generated records -----------------------------------------------------------------------------------
+
+ODD_CHARACTERS = st.sampled_from("\0\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\ufeff\ufffe\U0001f600{}[],:\"\\'é́")
+TEXTS = st.text(st.one_of(st.characters(codec="utf-8"), ODD_CHARACTERS), max_size=20)
+NUMBERS = st.one_of(
+    st.integers(-(2**70), 2**70), st.integers(10**300, 10**310), st.floats(allow_nan=False, allow_infinity=False)
+)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), NUMBERS, TEXTS, st.integers(0, 3), st.integers(0, 3).map(str)),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXTS, inner, max_size=3)),
+    max_leaves=6,
+)
+LITERALS = st.sampled_from(
+    [
+        *("[" * 1500 + "]" * 1500, '{"a":' * 1200 + "1" + "}" * 1200, "1" * 2000, "1e99999", "-0", "NaN", "0x1"),
+        *(r'"\ud800"', r'"\udc00\ud800"', r'"\u0000"', r'"\q"', '"\0"', "'x'", '"NextSong"', '"' + "x" * 100_000 + '"'),
+    ]
+)
+BROKEN = st.one_of(
+    st.binary(max_size=60).map(lambda content: content.replace(b"\n", b"")),
+    st.sampled_from([b"{", b"}{", b"[]", b"null", b"{}{}", b"\xff\xfe{}", b"\xed\xa0\x80", b"\xef\xbb\xbf{}", b"\0"]),
+)
+
+
+def records(base):
+    """Lines of JSON: base, copies of it, base with another value in a field, cut off, or something else altogether."""
+    field = st.sampled_from(sorted(base))
+    changed = st.tuples(field, VALUES).map(lambda change: json.dumps({**base, change[0]: change[1]}).encode())
+    unescaped = st.tuples(field, TEXTS).map(lambda change: dump({**base, change[0]: change[1]}))
+    literal = st.tuples(field, LITERALS).map(lambda change: literally(base, *change))
+    many = st.dictionaries(field, VALUES, max_size=8).map(lambda changes: json.dumps({**base, **changes}).encode())
+    cut = st.tuples(changed, st.integers(0, 500)).map(lambda cut: cut[0][: cut[1]])
+    return st.one_of(changed, changed, unescaped, many, literal, cut, BROKEN, st.just(dump(base)))
+
+
+def literally(base, key, literal):
+    return json.dumps({**base, key: "@"}).encode().replace(b'"@"', literal.encode())
+
+
+EVENTS = st.lists(records(BASE_EVENT), min_size=30, max_size=100)
+SONGS = st.lists(records(BASE_SONG), min_size=10, max_size=30)
+ENDS = st.sampled_from([b"\n", b"\r\n"])
+
+
+def not_blank(content):
+    """The lines of a log that are records."""
+    lines = content.decode("utf-8", "replace").split("\n")
+    lines = [line[:-1] if line.endswith("\r") else line for line in lines]
+    return [line for line in lines if line.removeprefix("\ufeff").strip(" \t\r")]
+
+
+# ---- Runs on the tests' session --------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def balanced(spark, tmp_path_factory):
+    """Run on a folder; the report's counts must add up, and be those of the records that are expected."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(etl, "stop", lambda spark: None)
+    before = spark.conf.get("spark.sql.shuffle.partitions")
+    patch.chdir(tmp_path_factory.mktemp("runs"))
+
+    def run(source, songs=None, events=None):
+        report = source.parent / "report.json"
+        arguments = ("--input", source, "--output", source.parent / "lake", "--max-rejected", "1", "--report", report)
+        assert etl.main(list(map(str, arguments))) == 0
+        report = json.loads(report.read_text())
+        rows = {name: table["rows"] for name, table in report["tables"].items()}
+        found, logs = report["input"]["songs"], report["input"]["logs"]
+        assert found["records"] == rows["songs"] + found["duplicates"] + found["rejected"]
+        assert logs["records"] == rows["songplays"] + logs["duplicates"] + logs["not_plays"] + logs["rejected"]
+        assert min(*found.values(), *logs.values()) >= 0
+        if songs is not None:
+            assert found["records"] == songs
+        if events is not None:
+            assert logs["records"] == events
+        return report["input"]
+
+    yield run
+    patch.undo()
+    spark.conf.set("spark.sql.shuffle.partitions", before)
+
+
+@settings(
+    max_examples=5, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
+@given(EVENTS, SONGS, ENDS, st.booleans())
+def test_every_record_is_used_a_duplicate_no_play_or_rejected(balanced, tmp_path_factory, events, songs, end, marked):
+    source = write_input(tmp_path_factory.mktemp("any") / "in", songs, [])
+    content = (b"\xef\xbb\xbf" if marked else b"") + end.join([*events, *events[::-3]])
+    (source / "log_data/2018/11/2018-11-01-events.json").write_bytes(content)
+    balanced(source, len(songs), len(not_blank(content)))
+
+
+@pytest.mark.long
+def test_a_line_of_100_mb_is_one_record(balanced, tmp_path):
+    source = write_input(tmp_path / "in", [song()], [event(), event(itemInSession=6)])
+    path = next((source / "log_data").rglob("*.json"))
+    path.write_bytes(path.read_bytes() + b'{"page": "' + b"x" * 100_000_000 + b'"}\n' + dump(event(itemInSession=7)))
+    assert balanced(source, 1, 4)["logs"]["plays"] == 3
+
+
+def test_utf_16_is_rejected_and_kept(balanced, tmp_path):
+    source = write_input(tmp_path / "in", [json.dumps(song()).encode("utf-16")], [])
+    next((source / "log_data").rglob("*.json")).write_bytes((json.dumps(event()) + "\n").encode("utf-16") * 2)
+    counts = balanced(source, 1)
+    assert counts["songs"]["rejected"] == 1
+    assert counts["logs"]["plays"] == 0
+    assert counts["logs"]["rejected"] == counts["logs"]["records"] > 0
+
+
+def test_empty_files_and_half_surrogates(balanced, tmp_path):
+    half = json.dumps(event()).replace("Elena", r"\ud83d").encode()
+    source = write_input(tmp_path / "in", [b"", b"\xef\xbb\xbf", json.dumps(song(title="\ud800"))], [half])
+    for number in range(3):
+        (source / f"log_data/empty-{number}.json").write_bytes(b"\r\n"[:number])
+    counts = balanced(source, 3, 1)
+    assert counts["songs"]["rejected"] >= 2
+
+
+# ---- Zips that mean harm ---------------------------------------------------------------------------------
+
+
+def zipped(source, members, **options):
+    """Replace log_data by a zip of [(name, content)]."""
+    next((source / "log_data").rglob("*.json")).unlink()
+    with zipfile.ZipFile(source / "log-data.zip", "w", zipfile.ZIP_DEFLATED, **options) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    return source / "log-data.zip"
+
+
+def refusal(source, capsys):
+    before = sorted(os.walk(source.parent))
+    assert etl.main(["--input", str(source), "--output", str(source.parent / "lake")]) == 2
+    assert sorted(os.walk(source.parent)) == before
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("etl.py: ")
+    assert "log-data.zip" in line
+    return line
+
+
+@pytest.fixture
+def source(tmp_path):
+    return write_input(tmp_path / "in", [song()], [event()])
+
+
+@pytest.fixture
+def no_spark(monkeypatch):
+    monkeypatch.setattr(etl, "spark_session", lambda *_, **__: pytest.fail("Spark is started"))
+
+
+def test_a_zip_bomb_is_refused(source, capsys, no_spark):
+    path = zipped(source, [("log_data/a.json", b" " * (100 << 20))])
+    assert path.stat().st_size < 200_000
+    assert "more than 100 times its size" in refusal(source, capsys)
+
+
+def test_a_member_above_the_limit_is_refused(source, capsys, no_spark, monkeypatch):
+    monkeypatch.setattr(etl, "ZIP_MEMBER", 1000)
+    zipped(source, [("log_data/a.json", b" " * 1000), ("log_data/b.json", b" " * 1001)])
+    assert "b.json would expand to 1,001 bytes" in refusal(source, capsys)
+
+
+def test_an_encrypted_zip_is_refused(source, capsys, no_spark):
+    path = zipped(source, [("log_data/a.json", dump(event()))])
+    content = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(signature) + offset] |= 1
+    path.write_bytes(content)
+    assert "a.json is encrypted" in refusal(source, capsys)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_of_one_name_are_refused(source, capsys, no_spark):
+    zipped(source, [("log_data/a.json", dump(event())), ("log_data/a.json", dump(event(itemInSession=6)))])
+    assert "a.json is in it more than once" in refusal(source, capsys)
+
+
+def test_nothing_is_written_under_the_name_of_a_member(source, balanced):
+    inner = source.parent / "inner.zip"
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("log_data/a.json", dump(event(itemInSession=7)))
+    members = [("../../evil.json", dump(event(itemInSession=8))), ("/etc/evil.json", dump(event(itemInSession=9)))]
+    members += [("log_data/inner.zip", inner.read_bytes()), ("log_data/nested.json", inner.read_bytes())]
+    zipped(source, [*members, ("C:\\evil.json", dump(event(itemInSession=10)))])
+    counts = balanced(source, 1)["logs"]
+    assert counts["plays"] == 2  # of /etc/evil.json and C:\evil.json, read where they are
+    assert counts["rejected"] == counts["records"] - 2
+    names = [name for _, folders, files in os.walk(source.parent.parent) for name in (*folders, *files)]
+    assert not [name for name in names if re.search("evil|nested", name)]
+    assert not os.path.exists("/etc/evil.json")

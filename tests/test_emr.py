@@ -169,7 +169,7 @@ def complete(aws, cluster):
         cluster.state = state
         cluster.steps[-1].state = "RUNNING" if state == "RUNNING" else "PENDING"
         polls = len(aws.parameters("DescribeStep"))
-        until(lambda: len(aws.parameters("DescribeStep")) > polls + 1)  # noqa: B023
+        until(lambda polls=polls: len(aws.parameters("DescribeStep")) > polls + 1)
     aws.s3.put_object(**etl.s3_object(step_report(cluster)), Body=json.dumps(REPORT).encode())
     cluster.steps[-1].state, cluster.state = "COMPLETED", "TERMINATING"
 

@@ -181,7 +181,6 @@ def test_the_step_gives_the_oracles_tables_on_a_cluster(kind, nodes, endpoint, s
     master = "local-cluster[2,1,1024]" if kind == "local-cluster" else request.getfixturevalue("master")[0]
     process = submission(nodes, endpoint, kind, master)
     stdout, stderr = process.communicate(timeout=600)
-    print(stdout, stderr)
     assert process.returncode == 0, stderr[-5000:]
     assert_result(endpoint, kind, source, tmp_path, stdout, stderr)
 

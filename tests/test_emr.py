@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import json
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import pytest
+from botocore.validate import ParamValidator
 from moto.backends import get_backend
 from moto.server import ThreadedMotoServer
 from tables import ETL, environment
@@ -148,7 +150,7 @@ def driving(drive):
 
 
 def until(condition):
-    for _ in range(3000):
+    for _ in range(10_000):
         if condition():
             return
         time.sleep(0.02)
@@ -161,13 +163,14 @@ def step_report(cluster):
     return arguments[arguments.index("--report") + 1]
 
 
-def complete(s3, cluster):
-    """What EMR and the step do."""
+def complete(aws, cluster):
+    """What EMR and the step do, each state until it was polled."""
     for state in ("STARTING", "BOOTSTRAPPING", "RUNNING"):
         cluster.state = state
         cluster.steps[-1].state = "RUNNING" if state == "RUNNING" else "PENDING"
-        time.sleep(0.3)
-    s3.put_object(**etl.s3_object(step_report(cluster)), Body=json.dumps(REPORT).encode())
+        polls = len(aws.parameters("DescribeStep"))
+        until(lambda polls=polls: len(aws.parameters("DescribeStep")) > polls + 1)
+    aws.s3.put_object(**etl.s3_object(step_report(cluster)), Body=json.dumps(REPORT).encode())
     cluster.steps[-1].state, cluster.state = "COMPLETED", "TERMINATING"
 
 
@@ -194,7 +197,7 @@ def refused(aws, capsys, *arguments):
 
 def test_a_run_from_the_upload_to_the_summary(aws, capsys, tmp_path):
     write_config(tmp_path, aws.address, "[EMR]\nWorkers = 3\nSUBNET = subnet-1\nTAGS = team=data, cost = 7\n")
-    with driving(lambda cluster: complete(aws.s3, cluster)):
+    with driving(lambda cluster: complete(aws, cluster)):
         status, stdout, stderr = run("--emr", "--input", INPUT, "--report", "report.json", capsys=capsys)
     assert (status, stdout) == (0, etl.summary(REPORT) + "\n"), stderr
     assert json.loads((tmp_path / "report.json").read_text()) == REPORT
@@ -225,7 +228,7 @@ def test_a_run_from_the_upload_to_the_summary(aws, capsys, tmp_path):
 
 
 def test_no_key_is_sent_to_the_cluster(aws, capsys):
-    with driving(lambda cluster: complete(aws.s3, cluster)):
+    with driving(lambda cluster: complete(aws, cluster)):
         assert run("--emr", "--input", INPUT, capsys=capsys)[0] == 0
     sent = json.dumps(aws.asked).encode() + b"".join(contents(aws.s3, "lake").values())
     assert b"RunJobFlow" in sent
@@ -241,7 +244,7 @@ def test_what_it_costs_is_said_where_the_price_list_says_it(aws, capsys):
         return 200, {"PriceList": [json.dumps({"terms": {"OnDemand": {"x": {"priceDimensions": {"y": dimension}}}}})]}
 
     aws.answers["GetProducts"] = price_list
-    with driving(lambda cluster: complete(aws.s3, cluster)):
+    with driving(lambda cluster: complete(aws, cluster)):
         _, _, stderr = run("--emr", "--input", INPUT, capsys=capsys)
     assert "starting 1 + 2 m5.xlarge with emr-7.14.0 in us-east-1: about 0.72 USD an hour" in stderr
     filters = {entry["Field"]: entry["Value"] for entry in aws.parameters("GetProducts")[0]["Filters"]}
@@ -249,7 +252,7 @@ def test_what_it_costs_is_said_where_the_price_list_says_it(aws, capsys):
 
 
 def test_a_cost_that_nobody_says_is_not_known(aws, capsys):
-    with driving(lambda cluster: complete(aws.s3, cluster)):
+    with driving(lambda cluster: complete(aws, cluster)):
         _, _, stderr = run("--emr", "--input", INPUT, capsys=capsys)
     assert "what it costs isn't known" in stderr
 
@@ -276,7 +279,7 @@ def test_throttled_polls_are_survived(aws, capsys):
     refusals = iter([True] * 8)
     throttled = 400, {"__type": "ThrottlingException", "Message": "Rate exceeded"}
     aws.answers["DescribeStep"] = lambda _: throttled if next(refusals, False) else None
-    with driving(lambda cluster: complete(aws.s3, cluster)):
+    with driving(lambda cluster: complete(aws, cluster)):
         status, _, stderr = run("--emr", "--input", INPUT, capsys=capsys)
     assert status == 0, stderr
     assert next(refusals, None) is None
@@ -383,6 +386,7 @@ def put_logs(aws, cluster, submitted, driver):
     folder = f"out/_logs/{cluster.id}"
     logs = {f"steps/{cluster.steps[0].id}/stderr.gz": submitted, f"steps/{cluster.steps[0].id}/controller.gz": "x"}
     containers = "containers/application_17_0001/container_17_0001_01"
+    # Spark sends both outputs of a Python driver to stdout.
     logs.update(
         {
             f"{containers}_000001/stdout.gz": driver,
@@ -505,3 +509,50 @@ def test_the_bootstrap_action_installs_for_each_python_and_fails_when_it_cannot(
     assert (status != 0, installed) == (True, ["python3", "python3.11"])
     (tmp_path / "bin/python3.11").unlink()
     assert bootstrap() == (0, ["python3"])
+
+
+# ---- The README's other ways -----------------------------------------------------------------------------
+
+
+def readme_command(beginning):
+    (found,) = [
+        line for line in (ETL.parent / "README.md").read_text().splitlines() if line.strip().startswith(beginning)
+    ]
+    return shlex.split(found)
+
+
+def test_the_command_of_the_readme_is_taken(aws, capsys):
+    put(aws.s3, "my-bucket", {"sparkify/song_data/a.json": b"{}"})
+    with driving(lambda cluster: complete(aws, cluster)):
+        status = etl.main(readme_command("python etl.py --emr --input")[2:])
+    assert (status, capsys.readouterr().out) == (0, etl.summary(REPORT) + "\n")
+
+
+def test_the_readmes_spark_submit_is_the_steps():
+    code, source, output = "s3://my-bucket/etl.py", "s3://my-bucket/sparkify", "s3://my-bucket/lake"
+    step = etl.spark_step(etl.Settings(source, output, None, 0.01, cluster=""), code, "s3://report")
+    words = step["HadoopJarStep"]["Args"]
+    for option in ("--conf", "--report", "--max-rejected"):  # what the README leaves out
+        while option in words:
+            at = words.index(option)
+            del words[at : at + 2]
+    assert readme_command("spark-submit --deploy-mode") == words
+
+
+def test_the_readmes_job_of_emr_serverless_is_one():
+    program, service, operation, *options = readme_command("aws emr-serverless")
+    assert (program, service, operation) == ("aws", "emr-serverless", "start-job-run")
+    values = dict(zip(options[::2], options[1::2]))
+    parameters = {
+        "clientToken": "x",  # the command line makes one
+        "applicationId": values.pop("--application-id"),
+        "executionRoleArn": "arn:aws:iam::123456789012:role/x"
+        if values.pop("--execution-role-arn") == "ROLE_ARN"
+        else "",
+        "jobDriver": json.loads(values.pop("--job-driver")),
+    }
+    assert values == {}
+    shape = boto3.client("emr-serverless", REGION).meta.service_model.operation_model("StartJobRun").input_shape
+    assert ParamValidator().validate(parameters, shape).generate_report() == ""
+    job = parameters["jobDriver"]["sparkSubmit"]
+    assert etl.read_settings(job["entryPointArguments"]).output == "s3://my-bucket/lake"

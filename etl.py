@@ -681,7 +681,7 @@ def zip_members(path, client=None):
 def fetch(files, whole, aws=None, slowed=None):
     """In a task: (source, text) of each file; if not whole, a large one in pieces that end where a line does.
 
-    For files on S3, aws is what a client of S3 needs, and slowed an accumulator of the requests that were repeated.
+    For files on S3, aws is what a client of S3 needs, and slowed adds up the requests that were repeated.
     """
     client = aws_client(aws, "s3") if files and is_s3(files[0].path) else None
     reader = S3Reader(client)
@@ -705,7 +705,7 @@ def fetch(files, whole, aws=None, slowed=None):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-    if reader.slowed:
+    if reader.slowed and slowed:
         slowed.add(reader.slowed)
     for path in sorted({file.path for file in files if file.member}):
         with aws_calls(path, "s3:GetObject"), open_zip(path, client) as archive:
@@ -727,8 +727,41 @@ def fetch(files, whole, aws=None, slowed=None):
                     raise UsageError(f"«can't read {source}: {error}; make the zip again»") from None
 
 
-def read_small(spark, files, whole=True, aws=None, slowed=None):
+class Tally:
+    """What adds up before there is an accumulator of Spark's."""
+
+    value = 0
+
+    def add(self, number):
+        self.value += number
+
+
+def fetch_early(songs, logs, aws, slowed):
+    """(a future of what fetch gives of the songs, one of the small logs), begun before Spark has started.
+
+    None instead where the executors are to read them: on a cluster, or because they are many.
+    """
+    logs = [file for file in logs if not is_large(file)]
+    pool = ThreadPoolExecutor(2)
+    futures = [
+        pool.submit(lambda files, whole: list(fetch(files, whole, aws, slowed)), files, whole)
+        if files and is_few(files) and "PYSPARK_GATEWAY_PORT" not in os.environ
+        else None
+        for files, whole in ((songs, True), (logs, False))
+    ]
+    pool.shutdown(wait=False)
+    return futures
+
+
+def is_few(files):
+    """Whether files are so few, and so small, that the driver reads them sooner than the executors would."""
+    return len(files) <= 4096 and sum(file.size for file in files) < SMALL_INPUT
+
+
+def read_small(spark, files, whole=True, aws=None, slowed=None, early=None):
     """(source, text) of many small files or zip members, fetched by threads inside a few tasks.
+
+    early: a future of what fetch gives, where it is done already.
 
     Spark's own reader takes a listing and an open for each file, one after the other: three times slower, on S3 ten
     times and more. It is used where the executors lack boto3: files are on S3, and aws is None.
@@ -742,8 +775,8 @@ def read_small(spark, files, whole=True, aws=None, slowed=None):
     if aws and any(file.member for file in files):  # neighbours in the zip, so that few bytes are asked for twice
         shares = [files[len(files) * number // tasks : len(files) * (number + 1) // tasks] for number in range(tasks)]
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the executors have no etl module
-    if weight < SMALL_INPUT and spark.sparkContext.master.startswith("local["):
-        texts = list(fetch(files, whole, aws, slowed))  # sooner than starting Python workers
+    if early or (is_few(files) and spark.sparkContext.master.startswith("local[")):
+        texts = early.result() if early else list(fetch(files, whole, aws, slowed))  # sooner than starting workers
         texts = spark.sparkContext.parallelize(texts, tasks)
     else:
         texts = spark.sparkContext.parallelize(shares, tasks).flatMap(lambda share: fetch(share, whole, aws, slowed))
@@ -761,20 +794,20 @@ def read_by_spark(spark, files, whole):
     return texts.unionAll(spark.createDataFrame(empty, "source string, raw string")) if empty else texts
 
 
-def read_songs(spark, files, aws=None, slowed=None):
+def read_songs(spark, files, aws=None, slowed=None, early=None):
     """The song files -> (source, raw), a row a file."""
     # Byte order marks are no part of the JSON; the spaces around it would hide that the text is plain.
     bare = r"regexp_replace(raw, '^\\uFEFF|[ \\t\\r\\n]+$', '') AS raw"
-    return read_small(spark, files, True, aws, slowed).selectExpr("source", bare)
+    return read_small(spark, files, True, aws, slowed, early).selectExpr("source", bare)
 
 
-def read_lines(spark, files, aws=None, slowed=None):
+def read_lines(spark, files, aws=None, slowed=None, early=None):
     """The log files -> (source, raw), a row a line that isn't blank. A line ends with \\n or \\r\\n, nothing else."""
     small = [file for file in files if not is_large(file)]
     large = [file for file in files if is_large(file)]
     parts = []
     if small:
-        pieces = read_small(spark, small, False, aws, slowed)
+        pieces = read_small(spark, small, False, aws, slowed, early)
         parts.append(pieces.selectExpr("source", r"explode(split(raw, '\n')) AS raw"))
     if large:
         parts.append(read_by_spark(spark, large, whole=False))
@@ -1965,6 +1998,8 @@ def run(settings, work, held):
     output = settings.output if client else os.path.abspath(settings.output)
     lock = held.enter_context(Lock(output, run_id, client))
     staging = f"{output}/_staging/{run_id}"
+    repeated = Tally()
+    early_songs, early_logs = fetch_early(song_files, log_files, aws, repeated)
     with steps("start Spark"):
         s3a = bool(reader) and any(map(is_large, log_files))
         spark = spark_session(work, size < SMALL_INPUT, s3a)
@@ -1984,9 +2019,10 @@ def run(settings, work, held):
             for old in discard_old(spark, output, client):
                 steps.say(f"etl.py: removed what run {old} had left in {output}/_staging")
             with steps("plan"):
-                raw = {"songs": (song_records, read_songs, song_files), "logs": (event_records, read_lines, log_files)}
                 slowed = spark.sparkContext.accumulator(0)
-                songs, events = in_parallel(lambda kind: _records(spark, *raw[kind], aws, slowed), raw)
+                song_texts = functools.partial(read_songs, spark, song_files, aws, slowed, early_songs)
+                log_texts = functools.partial(read_lines, spark, log_files, aws, slowed, early_logs)
+                songs, events = in_parallel(_records, [(song_records, song_texts), (event_records, log_texts)])
             song_job = functools.partial(process_song_data, spark, songs, staging, settings.max_rejected, steps)
             log_job = functools.partial(process_log_data, spark, events, songs, staging, settings.max_rejected, steps)
             broadcast = len(song_files) <= BROADCAST_ROWS
@@ -2000,8 +2036,9 @@ def run(settings, work, held):
             with steps("publish"):
                 publish(spark, staging, output, run_id, client, lock)
             sizes = {name: table_size(spark, f"{output}/{name}", client) for name in TABLES}
-            if slowed.value:
-                steps.say(f"etl.py: S3 refused {slowed.value:,} requests for a moment; they were repeated")
+            if slowed.value or repeated.value:
+                number = slowed.value + repeated.value
+                steps.say(f"etl.py: S3 refused {number:,} requests for a moment; they were repeated")
     except JobError:
         raise  # its message names what was kept in staging
     except BaseException:
@@ -2027,8 +2064,9 @@ def run(settings, work, held):
     }
 
 
-def _records(spark, judge, read, files, aws, slowed):
-    return judge(read(spark, files, aws, slowed)).persist(StorageLevel.MEMORY_AND_DISK)
+def _records(judge_and_read):
+    judge, read = judge_and_read
+    return judge(read()).persist(StorageLevel.MEMORY_AND_DISK)
 
 
 def summary(report):

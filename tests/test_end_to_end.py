@@ -207,10 +207,12 @@ def simulated(tmp_path_factory):
     return done(folder, *arguments, source=folder / "dirty", expected=None, output="lake")
 
 
+@pytest.mark.long
 def test_100_000_events_with_bad_ones_give_the_oracles_tables(simulated):
     assert_tables(simulated.output, simulated.expected)
 
 
+@pytest.mark.long
 def test_the_rejected_records_are_kept_and_counted(simulated):
     assert len(simulated.expected["rejected"]) > 500
     assert_rejected(simulated)
@@ -218,6 +220,7 @@ def test_the_rejected_records_are_kept_and_counted(simulated):
     assert_report(simulated)
 
 
+@pytest.mark.long
 def test_two_plays_never_have_the_same_songplay_id(simulated):
     ids = [row[0] for row in read_table(simulated.output, "songplays")]
     assert len(set(ids)) == len(ids) == len(simulated.expected["songplays"])

@@ -277,7 +277,7 @@ def on_a_disk(folder, fault, source):
     return process.stderr
 
 
-@pytest.mark.parametrize("left", [8, 24])
+@pytest.mark.parametrize("left", [pytest.param(8, marks=pytest.mark.long), 24])
 def test_a_full_disk_leaves_the_old_tables(inputs, lake, left):
     fill = "dd if=/dev/zero of=disk/filling bs=1k 2>/dev/null; "
     fill += f"truncate -s $(( $(stat -c %s disk/filling) - {left * 1024} )) disk/filling"
@@ -342,7 +342,7 @@ def faulty(fast_endpoint, inputs, lake, run_here):  # noqa: F811
         server.close()
 
 
-@pytest.mark.parametrize("code", [500, 503])
+@pytest.mark.parametrize("code", [pytest.param(500, marks=pytest.mark.long), 503])
 def test_of_requests_to_s3_5_in_100_are_refused_and_the_run_ends_right(faulty, code):
     status, line, requests = faulty(lambda number, *_: code if number % 20 == 3 else None)
     assert (status, requests > 40) == (0, True), line
@@ -362,7 +362,9 @@ def test_answers_of_s3_that_break_off_are_asked_for_again(faulty):
     assert (status, len(cut)) == (0, 4), line
 
 
-@pytest.mark.parametrize("begins", [10, 25, 40])
+@pytest.mark.parametrize(
+    "begins", [pytest.param(10, marks=pytest.mark.long), 25, pytest.param(40, marks=pytest.mark.long)]
+)
 def test_s3_that_is_gone_for_five_seconds_loses_nothing(faulty, begins):
     since = []
 

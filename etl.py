@@ -115,6 +115,8 @@ LAST_MS = 4_133_980_800_000  # 2101-01-01: a ts from then on is no time of a pla
 FILE_BYTES = 128 << 20  # what a Parquet file aims at
 UNUSED_ARCHIVE = 90 * 24 * 3600  # seconds after which an archive of classes that no run took is deleted
 SMALL_FILE = 4 << 20  # a log file up to this size is read whole, many at a time; a larger one by Spark's reader
+LISTED = 1_000_000  # with more objects in the input, the songs are listed by the tasks (640 MB in the driver)
+FOLDER_BYTES = 4 << 20  # what a folder of songs that isn't listed is taken for: 5,700 songs, were there 100 million
 BROADCAST_ROWS = 1_000_000  # up to this many songs or users are sent to every task whole (about 100 MB)
 SMALL_INPUT = 64 << 20  # up to this size of input, compiling the queries would take longer than running them
 ZIP_MEMBER = 1 << 30  # a larger member of a zip is refused
@@ -415,7 +417,19 @@ def aws_session(aws):
         import boto3
     except ImportError:
         raise UsageError("boto3 is missing, which S3 needs: pip install boto3") from None
-    return boto3.Session(*[aws.get(name) for name in AWS_KEYS])
+    from botocore.session import get_session
+
+    core = get_session()
+    core.register_component("data_loader", aws_models())
+    return boto3.Session(*[aws.get(name) for name in AWS_KEYS], botocore_session=core)
+
+
+@functools.lru_cache
+def aws_models():
+    """What boto3 knows of AWS's services; each session would parse it anew, a quarter of a second for S3."""
+    from botocore.loaders import create_loader
+
+    return create_loader()
 
 
 def aws_client(aws, service, region=None, attempts=10):
@@ -488,12 +502,66 @@ def s3_access(aws, place):
         return {**aws, **found}, aws_client({**aws, **found}, "s3")
 
 
-def list_objects(client, place):
-    """{name below the place: bytes} of all objects there, 1,000 a request."""
+def list_pages(client, place, folder="", **options):
+    """Of each 1,000 objects in a folder below a place: ({name below the place: bytes}, with Delimiter its folders)."""
     bucket, key = bucket_and_key(place)
-    prefix = f"{key}/" if key else ""
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-    return {entry["Key"][len(prefix) :]: entry["Size"] for page in pages for entry in page.get("Contents", ())}
+    start = len(key) + 1 if key else 0
+    prefix = f"{key}/{folder}" if key else folder
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **options):
+        objects = {entry["Key"][start:]: entry["Size"] for entry in page.get("Contents", ())}
+        yield objects, [entry["Prefix"][start:] for entry in page.get("CommonPrefixes", ())]
+
+
+def list_objects(client, place):
+    """{name below the place: bytes} of all objects there."""
+    return {name: size for objects, _ in list_pages(client, place) for name, size in objects.items()}
+
+
+def list_input(client, place):
+    """(what list_objects gives, folders of songs whose objects aren't in it).
+
+    There are such folders where a place has more than LISTED objects: a list of 100 million songs would take the driver
+    64 GB and hours. Then it only looks for some 1,000 folders to deal out, and the tasks list what is in them. A folder
+    is divided no further where it has no folders in it, or more than 1,000 objects beside them.
+    """
+    objects = {}
+    for found, _ in list_pages(client, place):
+        objects.update(found)
+        if len(objects) > LISTED:
+            break
+    else:
+        return objects, []
+
+    def level(folder):
+        found, folders = {}, []
+        for objects, inner in list_pages(client, place, folder, Delimiter="/"):
+            found.update(objects)
+            folders += [name for name in inner if not name[len(folder) :].startswith(HIDDEN)]
+            if len(found) > 1000 and is_songs(folder):
+                return {}, []
+        return found, folders
+
+    def is_songs(folder):
+        return "song_data" in folder.split("/")
+
+    objects, songs, others = {}, [], [""]
+    while others:
+        levels = in_parallel(level, others)
+        others = []
+        for found, folders in levels:
+            objects.update(found)
+            for folder in folders:
+                (songs if is_songs(folder) else others).append(folder)
+    whole = []
+    while songs and len(songs) + len(whole) < 1000:
+        levels = list(zip(songs, in_parallel(level, songs)))
+        songs = [inner for _, (_, folders) in levels for inner in folders]
+        for folder, (found, folders) in levels:
+            if folders:
+                objects.update(found)
+            else:
+                whole.append(folder)
+    return objects, whole + songs
 
 
 class S3Reader:
@@ -582,17 +650,19 @@ class File(NamedTuple):
     size: int
 
 
-def find_files(folder, kind, client=None, objects=None):
+def find_files(folder, kind, client=None, objects=None, folders=()):
     """The JSON files of a kind ('song' or 'log') below a folder, in the order of their names.
 
     They are in a folder <kind>_data at any depth, or in <kind>-data.zip or <kind>_data.zip. On S3, client is
-    one of S3, and objects what it lists there.
+    one of S3, objects what it lists there, and folders those whose files the tasks are to list: each is given as a file
+    whose path ends with a slash.
     Raises UsageError when there are none, or when a zip can't be read.
     """
     zips = [f"{kind}{separator}data.zip" for separator in "-_"]
     files = _objects_of(folder, kind, objects) if client else _files_of(folder, kind)
     there = objects if client else [name for name in zips if os.path.isfile(os.path.join(folder, name))]
     files += [file for name in zips if name in there for file in zip_members(f"{folder}/{name}", client)]
+    files += [File(f"{folder}/{name}", None, FOLDER_BYTES) for name in folders]
     if not files:
         raise UsageError(
             f"no {kind} JSON in {folder}: it needs {kind}_data/**/*.json, or {kind}-data.zip with JSON in it"
@@ -601,13 +671,27 @@ def find_files(folder, kind, client=None, objects=None):
 
 
 def _objects_of(folder, kind, objects):
-    files = []
-    for name, size in objects.items():
-        *folders, last = name.split("/")
-        hidden = any(part.startswith(HIDDEN) for part in (*folders, last))
-        if f"{kind}_data" in folders and last.endswith(".json") and not hidden:
-            files.append(File(f"{folder}/{name}", None, size))
-    return files
+    return [
+        File(f"{folder}/{name}", None, size)
+        for name, size in objects.items()
+        if f"{kind}_data" in name.split("/")[:-1] and is_json(name)
+    ]
+
+
+def is_json(name):
+    """Whether an object or a member of a zip is one to read: none of those that programs hide."""
+    return name.endswith(".json") and not any(part.startswith(HIDDEN) for part in name.split("/"))
+
+
+def in_folders(client, files):
+    """The files, and instead of each folder on S3 the files in it."""
+    for file in files:
+        if not file.path.endswith("/"):
+            yield file
+            continue
+        with aws_calls(file.path, "s3:ListBucket"):
+            for objects, _ in list_pages(client, file.path.rstrip("/")):
+                yield from (File(file.path + name, None, size) for name, size in objects.items() if is_json(name))
 
 
 def _files_of(folder, kind):
@@ -653,11 +737,7 @@ def zip_members(path, client=None):
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
         raise UsageError(f"can't read {path}: {error}; make the zip again, or unpack it and remove it") from None
     # A folder .. is hidden by its first character, and nothing is ever written under a member's name.
-    entries = [
-        entry
-        for entry in entries
-        if entry.filename.endswith(".json") and not any(part.startswith(HIDDEN) for part in entry.filename.split("/"))
-    ]
+    entries = [entry for entry in entries if is_json(entry.filename)]
     names = collections.Counter(entry.filename for entry in entries)
     expanded = sum(entry.file_size for entry in entries)
     for entry in entries:
@@ -698,7 +778,7 @@ def fetch(files, whole, aws=None, slowed=None):
 
     with ThreadPoolExecutor(REQUESTS if client else 8) as pool:
         waiting = collections.deque()
-        for file in files:
+        for file in in_folders(client, files):
             if not file.member:
                 waiting.append(pool.submit(read, file.path))
             if len(waiting) > 2 * REQUESTS:  # so that no more is in memory than the next step can take
@@ -1991,8 +2071,9 @@ def run(settings, work, held):
         aws, reader = s3_access(settings.aws, settings.input)
         output_aws, client = s3_access(settings.aws, settings.output)
         with aws_calls(settings.input, "s3:ListBucket"):
-            objects = list_objects(reader, settings.input) if reader else None
-        song_files, log_files = (find_files(settings.input, kind, reader, objects) for kind in ("song", "log"))
+            objects, folders = list_input(reader, settings.input) if reader else (None, [])
+        song_files = find_files(settings.input, "song", reader, objects, folders)
+        log_files = find_files(settings.input, "log", reader, objects)
         check_output(settings.input, settings.output, settings.report, client)
         size = sum(file.size for file in [*song_files, *log_files])
     output = settings.output if client else os.path.abspath(settings.output)
@@ -2012,6 +2093,8 @@ def run(settings, work, held):
             if s3a or ((reader or client) and not is_local(spark)):
                 use_s3a(spark, aws or output_aws)
             if reader and not executors_have_boto3(spark):
+                if folders:
+                    raise UsageError(f"more than {LISTED:,} objects in {settings.input} need boto3 on the executors")
                 steps.say("etl.py: warning: the executors have no boto3, so reading is slow: pip install boto3 there")
                 aws = None
             if recovered := recover(spark, output, client):
@@ -2025,7 +2108,7 @@ def run(settings, work, held):
                 songs, events = in_parallel(_records, [(song_records, song_texts), (event_records, log_texts)])
             song_job = functools.partial(process_song_data, spark, songs, staging, settings.max_rejected, steps)
             log_job = functools.partial(process_log_data, spark, events, songs, staging, settings.max_rejected, steps)
-            broadcast = len(song_files) <= BROADCAST_ROWS
+            broadcast = not folders and len(song_files) <= BROADCAST_ROWS
             song_counts, log_counts = in_parallel(lambda job: job(), [song_job, lambda: log_job(broadcast=broadcast)])
             with steps("audit"):
                 rows, matched = audit(spark, staging)
@@ -2055,7 +2138,10 @@ def run(settings, work, held):
         "run_id": run_id,
         "seconds": round(time.monotonic() - steps.start, 3),
         "steps": steps.seconds,
-        "input": {"songs": {"files": len(song_files), **song_counts}, "logs": {"files": len(log_files), **log_counts}},
+        "input": {
+            "songs": {"files": song_counts["records"] if folders else len(song_files), **song_counts},
+            "logs": {"files": len(log_files), **log_counts},
+        },
         "tables": {
             name: {"rows": rows[name], "files": files, "bytes": size, "path": f"{settings.output}/{name}"}
             for name, (files, size) in sizes.items()

@@ -243,7 +243,7 @@ def test_a_cluster_that_runs_gets_the_step_and_stays(aws, capsys):
 
 
 def test_throttled_polls_are_survived(aws, capsys):
-    refusals = iter([True] * 8)
+    refusals = iter([True] * 5)
     throttled = 400, {"__type": "ThrottlingException", "Message": "Rate exceeded"}
     aws.answers["DescribeStep"] = lambda _: throttled if next(refusals, False) else None
     with driving(lambda cluster: complete(aws, cluster)):

@@ -173,6 +173,7 @@ def test_a_rerun_in_another_zone_gives_the_same_tables_and_a_report(sample):
     assert not list(run.output.glob("_staging*"))
 
 
+@pytest.mark.long
 def test_spark_submit_with_other_partitions_gives_the_same_tables(tmp_path, sample_expected):
     spark_home = Path(pyspark.__file__).parent
     settings = ["spark.sql.shuffle.partitions=7", "spark.default.parallelism=5", "spark.ui.enabled=false"]

@@ -50,34 +50,20 @@ def inputs(tmp_path_factory):
     return found
 
 
+@pytest.fixture(scope="module")
+def first_tables(inputs, tmp_path_factory):
+    """The tables of the first input."""
+    folder = tmp_path_factory.mktemp("first")
+    process = run_etl("--input", inputs[0][0], "--output", "lake", cwd=folder)
+    assert process.returncode == 0, process.stderr
+    return folder / "lake"
+
+
 @pytest.fixture
-def lake(inputs, spark, tmp_path, run_here):
-    """A folder with lake/, the tables of the first input."""
-    assert run_here("--input", inputs[0][0], "--output", tmp_path / "lake")[0] == 0
+def lake(first_tables, tmp_path):
+    """A folder with lake/, a copy of them."""
+    shutil.copytree(first_tables, tmp_path / "lake")
     return tmp_path
-
-
-@pytest.fixture
-def run_here(spark, monkeypatch, capsys, tmp_path):
-    """Call main in this process, on the tests' session; gives (status, last line of standard error)."""
-    monkeypatch.setattr(etl, "stop", lambda spark: None)
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        capsys.readouterr()
-        status = etl.main(list(map(str, arguments)))
-        said = capsys.readouterr().err
-        assert "Traceback" not in said
-        last = ([""] + said.splitlines())[-1]
-        assert status == 0 or last.startswith("etl.py: "), said
-        return status, last
-
-    before = spark.conf.get("spark.sql.shuffle.partitions")
-    yield call
-    spark.conf.set("spark.sql.shuffle.partitions", before)
 
 
 def visible(folder):
@@ -284,6 +270,7 @@ def test_a_full_disk_leaves_the_old_tables(inputs, lake, left):
     assert "No space left on device" in on_a_disk(lake, fill, inputs[1][0])
 
 
+@pytest.mark.long
 def test_an_output_that_is_read_only_halfway_leaves_the_old_tables(inputs, lake):
     there = "ls disk/_staging/*/users >/dev/null 2>&1"
     wait = f"(until {there}; do sleep .01; done; until mount -o remount,ro disk 2>/dev/null; do sleep .01; done) &"

@@ -403,6 +403,47 @@ def test_keys_with_anything_in_them_are_listed_over_pages_and_fetched(fast_endpo
     assert dict(etl.fetch(some, True, aws)) == {file.path: expected[file.path].decode() for file in some}
 
 
+def test_of_very_many_objects_the_tasks_list_the_songs(fast_endpoint, monkeypatch):
+    """As etl.py does with more than LISTED: the same files as by one list, none of them twice."""
+    folders = [f"in/song_data/{a}/{b}" for a in "AB/" for b in "XYZ"] + ["in/deep/song_data/A=1/é &=+%41"]
+    hidden = ["in/song_data/_A/X", "in/song_data/A/.y", "in/_x/song_data", "in/my_song_data"]
+    keys = [f"{folder}/{number}.json" for folder in [*folders, *hidden] for number in range(9)]
+    keys += [f"in/flat/song_data/{number:04}.json" for number in range(1100)]  # too many to be divided
+    keys += [f"in/log_data/2018/{month}/é.json" for month in range(11, 13)]
+    keys += ["in/song_data/a.json", "in/song_data/A/b.json", "in/song_data/A/X/c.txt", "in/log-data.txt"]
+    put(client_of(fast_endpoint), "many", {key: key.encode() for key in keys})
+    monkeypatch.setattr(etl, "LISTED", 50)
+    for place in ("s3://many/in", "s3://many"):
+        aws, client = etl.s3_access(aws_of(fast_endpoint), place)
+        listed = etl.list_objects(client, place)
+        objects, below = etl.list_input(client, place)
+        assert len(objects) < 50 < len(listed)
+        for kind, roots in (("song", below), ("log", [])):
+            files = list(etl.in_folders(client, etl.find_files(place, kind, client, objects, roots)))
+            assert len(files) == len(set(files))
+            assert sorted(files) == sorted(etl.find_files(place, kind, client, listed))
+    folder = etl.File("s3://many/in/song_data/B/X/", None, 0)
+    found = {f"{folder.path}{number}.json": f"in/song_data/B/X/{number}.json" for number in range(9)}
+    assert dict(etl.fetch([folder], True, aws)) == found
+
+
+def test_songs_that_the_tasks_list_give_the_same_tables(fast_endpoint, run_here, monkeypatch, tmp_path):
+    songs = [song(song_id=f"S{number}", artist_id=f"A{number}", title=f"T{number}") for number in range(40)]
+    plays = [event(song=f"T{number}", itemInSession=number) for number in range(40)]
+    source = write_input(tmp_path / "in", songs, plays)
+    objects = {"in/log_data/" + path.name: path.read_bytes() for path in (source / "log_data").rglob("*.json")}
+    for number, path in enumerate(sorted((source / "song_data").rglob("*.json"))):
+        objects[f"in/song_data/{number % 20}/{number}.json"] = path.read_bytes()
+    put(client_of(fast_endpoint), "dealt", objects)
+    write_config(tmp_path, fast_endpoint)
+    monkeypatch.setattr(etl, "LISTED", 10)
+    monkeypatch.setattr(etl, "FOLDER_BYTES", 8 << 20)  # so that the executors read them
+    status, said = run_here("--input", "s3://dealt/in", "--output", tmp_path / "lake", "--report", "report.json")
+    assert status == 0, said
+    assert_tables(tmp_path / "lake", oracle.five_tables(source))
+    assert json.loads((tmp_path / "report.json").read_text())["input"]["songs"]["files"] == 40
+
+
 def test_an_object_that_is_gone_after_the_listing_is_named(s3, endpoint):
     put(s3, "changing", {"in/song_data/a.json": b"{}"})
     files = [etl.File(f"s3://changing/in/song_data/{name}.json", None, 2) for name in "ab"]

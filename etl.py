@@ -2206,6 +2206,8 @@ def ask(settings, work):
         sys.stdout.flush()
     except PySparkException as error:
         raise wrong_query(error) from None
+    except Py4JError as error:
+        raise UsageError(f"the query can't be answered: {java_cause(error)}") from None
     except BrokenPipeError:  # who reads it, such as head, has enough; Python would complain when it flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:
@@ -2533,10 +2535,14 @@ def java_error(error, log):
     marked = re.search("«(.*)»", said)
     if marked:
         return UsageError(marked.group(1))
-    causes = (
-        re.findall(r"Caused by: (.*)", said) or re.findall(r"^: (.*)", said, re.MULTILINE) or [said.splitlines()[0]]
-    )
-    return JobError(f"the job failed: {causes[-1].strip()}; nothing is published; see {log}")
+    return JobError(f"the job failed: {java_cause(error)}; nothing is published; see {log}")
+
+
+def java_cause(error):
+    """The innermost cause of what Java raised, one line."""
+    said = str(error)
+    causes = re.findall(r"Caused by: (.*)", said) or re.findall(r"^: (.*)", said, re.MULTILINE) or said.splitlines()[:1]
+    return causes[-1].strip()
 
 
 def main(argv=None):

@@ -263,7 +263,8 @@ def on_a_disk(folder, fault, source):
     return process.stderr
 
 
-@pytest.mark.parametrize("left", [pytest.param(8, marks=pytest.mark.long), 24])
+@pytest.mark.long
+@pytest.mark.parametrize("left", [8, 24])
 def test_a_full_disk_leaves_the_old_tables(inputs, lake, left):
     fill = "dd if=/dev/zero of=disk/filling bs=1k 2>/dev/null; "
     fill += f"truncate -s $(( $(stat -c %s disk/filling) - {left * 1024} )) disk/filling"
@@ -349,9 +350,8 @@ def test_answers_of_s3_that_break_off_are_asked_for_again(faulty):
     assert (status, len(cut)) == (0, 4), line
 
 
-@pytest.mark.parametrize(
-    "begins", [pytest.param(10, marks=pytest.mark.long), 25, pytest.param(40, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("begins", [10, 25, 40])
 def test_s3_that_is_gone_for_five_seconds_loses_nothing(faulty, begins):
     since = []
 

@@ -98,6 +98,7 @@ def balanced(spark, tmp_path_factory):
     spark.conf.set("spark.sql.shuffle.partitions", before)
 
 
+@pytest.mark.long
 @settings(
     max_examples=5, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )

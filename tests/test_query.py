@@ -192,6 +192,14 @@ def test_a_missing_output_is_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_query_that_fails_while_it_runs_gives_one_line(sample_output, run_here):
+    sql = "SELECT assert_true(user_id < 0, 'of no use') FROM users"
+    status, line = run_here("--query", sql, "--output", sample_output / "output")
+    assert status == 2
+    assert line.startswith("etl.py: the query can't be answered: ")
+    assert "of no use" in line
+
+
 def test_sql_is_answered_as_csv_in_utc_also_to_a_reader_that_soon_has_enough(sample_output, tmp_path):
     (tmp_path / "dl.cfg").write_text("[DATA]\nOUTPUT = elsewhere\n")
     sql = "SELECT start_time, hour(start_time) AS hour, user_agent FROM songplays ORDER BY start_time"

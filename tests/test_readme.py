@@ -74,6 +74,7 @@ def test_every_command_of_the_readme_has_its_test():
     assert [line for line in COMMANDS if not line.startswith((on_s3, *beginnings))] == []
 
 
+@pytest.mark.long
 def test_the_simulator_and_both_ways_to_run_it_work(clone):
     run(command("python data/simulate.py"), clone, **WITH_THIS_PYTHON)
     for at, beginning in enumerate(("python etl.py --input /data", "spark-submit etl.py")):

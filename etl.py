@@ -1769,7 +1769,8 @@ def java_options(home, small):
     archive = cache / f"spark-{pyspark.__version__}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.jsa"
     try:
         if archive.exists():
-            os.utime(archive)
+            with contextlib.suppress(OSError):
+                os.utime(archive)  # it is in use
             return [*options, "-Xverify:none", f"-XX:SharedArchiveFile={archive}"]
         cache.mkdir(parents=True, exist_ok=True)
         for pattern, seconds in (("*.jsa.*", 3600), ("*.jsa", UNUSED_ARCHIVE)):  # unfinished ones, and unused ones

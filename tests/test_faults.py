@@ -175,8 +175,9 @@ def test_killed_between_two_moves_on_s3_the_next_run_has_all_five(fast_endpoint,
 
 STEPS = ["find input", "start Spark", "plan", "read songs", "read logs", *[f"write {name}" for name in COLUMNS]]
 STEPS += ["audit", "publish"]
-INSTANTS = [f"{step} {edge}" for step in STEPS for edge in ("begins", "ends")] + ["before the journal", "the journal"]
-S3_INSTANTS = ["start Spark ends", "read logs ends", "write songs ends", "audit ends", "before the journal", "all away"]
+# A step begins where another ends. The instants between the moves have a test of their own, above.
+INSTANTS = [f"{step} begins" for step in STEPS] + ["before the journal", "the journal", "publish ends"]
+S3_INSTANTS = ["read logs ends", "audit ends", "before the journal", "all away"]
 
 
 def kill_run(point, *arguments, cwd):

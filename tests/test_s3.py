@@ -626,7 +626,6 @@ def test_odd_keys_and_a_large_log_file_replace_the_tables(odd, s3, tmp_path):
     }
 
 
-@pytest.mark.long
 def test_a_query_of_tables_on_s3_is_answered(odd):
     process = run_etl("--query", "SELECT count(*) AS plays FROM songplays", "--csv", cwd=odd[0])
     assert (process.returncode, process.stdout) == (0, "plays\n10050\n"), process.stderr

@@ -259,6 +259,7 @@ def earlier_output(folder):
     return listing(folder, hidden=False)
 
 
+@pytest.mark.long
 def test_more_rejected_records_than_allowed_publish_nothing(tmp_path):
     events = [event(itemInSession=number) for number in range(97)] + ["{", "[]", event(ts=None)]
     source = write_input(tmp_path / "in", [song()], events)
@@ -296,6 +297,7 @@ def assert_failed_alone(folder, *arguments, **options):
     return line
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_line_and_publishes_nothing(tmp_path):
     def limit_files():  # to 40 kB, as if the disk were full then
         resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import duckdb
 import oracle
-import pyspark
 import pytest
 from dirty import event, song, write_input
 from proxy import Proxy
@@ -331,12 +330,14 @@ def faulty(fast_endpoint, inputs, lake, run_here):  # noqa: F811
         server.close()
 
 
-@pytest.mark.parametrize("code", [pytest.param(500, marks=pytest.mark.long), 503])
+@pytest.mark.long
+@pytest.mark.parametrize("code", [500, 503])
 def test_of_requests_to_s3_5_in_100_are_refused_and_the_run_ends_right(faulty, code):
     status, line, requests = faulty(lambda number, *_: code if number % 20 == 3 else None)
     assert (status, requests > 40) == (0, True), line
 
 
+@pytest.mark.long
 def test_answers_of_s3_that_break_off_are_asked_for_again(faulty):
     cut = set()
 
@@ -379,50 +380,6 @@ def test_s3_that_never_comes_back_leaves_the_old_tables(faulty, method):
     assert (status, "ENDPOINT_URL" in line) == (1, True), line
 
 
-# ---- An executor that dies -------------------------------------------------------------------------------
-
-
-@pytest.mark.long
-def test_an_executor_that_is_killed_loses_nothing(inputs, lake):
-    command = [Path(pyspark.__file__).parent / "bin/spark-submit", "--master", "local-cluster[2,1,1024]"]
-    settings = ["spark.ui.enabled=false", "spark.executor.memory=1g", "spark.driver.host=127.0.0.1"]
-    command += [word for setting in settings for word in ("--conf", setting)]
-    command += [ETL, "--input", inputs[1][0], "--output", "lake"]
-    variables = {"SPARK_HOME": str(Path(pyspark.__file__).parent), "PYSPARK_PYTHON": sys.executable}
-    variables.update(JAVA_HOME=etl.find_java(pyspark.__version__), SPARK_LOCAL_HOSTNAME="localhost", TMPDIR=str(lake))
-    process = subprocess.Popen(
-        list(map(str, command)),
-        cwd=lake,
-        env=environment(**variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    said, killed = [], []
-    for line in process.stdout:
-        said.append(line)
-        if " read logs: " in line:
-            killed = executors_of(process.pid)[:1]
-            for pid in killed:
-                os.kill(pid, signal.SIGKILL)
-    assert killed, "".join(said)
-    assert process.wait() in (0, 1)
-    assert "Traceback" not in "".join(said[-1:])
-    assert_tables(lake / "lake", inputs[0 if process.returncode else 1][1])
-
-
-def executors_of(session):
-    """The processes of Spark's executors in a session of processes."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            mine = os.getsid(int(path.name)) == session
-            if mine and b"CoarseGrainedExecutorBackend" in (path / "cmdline").read_bytes():
-                found.append(int(path.name))
-    return found
-
-
 # ---- An audit that fails ---------------------------------------------------------------------------------
 
 
@@ -459,7 +416,9 @@ TAMPERED = {
 }
 
 
-@pytest.mark.parametrize("what", TAMPERED)
+@pytest.mark.parametrize(
+    "what", ["users", "songplays", *(pytest.param(what, marks=pytest.mark.long) for what in list(TAMPERED)[1:-1])]
+)
 def test_a_failed_audit_publishes_nothing_and_keeps_what_was_staged(inputs, lake, run_here, monkeypatch, what):
     audit = etl.audit
 

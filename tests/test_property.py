@@ -118,6 +118,7 @@ def test_a_line_of_100_mb_is_one_record(balanced, tmp_path):
     assert balanced(source, 1, 4)["logs"]["plays"] == 3
 
 
+@pytest.mark.long
 def test_utf_16_is_rejected_and_kept(balanced, tmp_path):
     source = write_input(tmp_path / "in", [json.dumps(song()).encode("utf-16")], [])
     next((source / "log_data").rglob("*.json")).write_bytes((json.dumps(event()) + "\n").encode("utf-16") * 2)
@@ -127,6 +128,7 @@ def test_utf_16_is_rejected_and_kept(balanced, tmp_path):
     assert counts["logs"]["rejected"] == counts["logs"]["records"] > 0
 
 
+@pytest.mark.long
 def test_empty_files_and_half_surrogates(balanced, tmp_path):
     half = json.dumps(event()).replace("Elena", r"\ud83d").encode()
     source = write_input(tmp_path / "in", [b"", b"\xef\xbb\xbf", json.dumps(song(title="\ud800"))], [half])
@@ -195,6 +197,7 @@ def test_two_members_of_one_name_are_refused(source, capsys, no_spark):
     assert "a.json is in it more than once" in refusal(source, capsys)
 
 
+@pytest.mark.long
 def test_nothing_is_written_under_the_name_of_a_member(source, balanced):
     inner = source.parent / "inner.zip"
     with zipfile.ZipFile(inner, "w") as archive:

@@ -427,6 +427,7 @@ def test_of_very_many_objects_the_tasks_list_the_songs(fast_endpoint, monkeypatc
     assert dict(etl.fetch([folder], True, aws)) == found
 
 
+@pytest.mark.long
 def test_songs_that_the_tasks_list_give_the_same_tables(fast_endpoint, run_here, monkeypatch, tmp_path):
     songs = [song(song_id=f"S{number}", artist_id=f"A{number}", title=f"T{number}") for number in range(40)]
     plays = [event(song=f"T{number}", itemInSession=number) for number in range(40)]

@@ -19,7 +19,7 @@ import oracle
 import pyspark
 import pytest
 from dirty import dump, event, song, write_input
-from tables import COLUMNS, ETL, assert_tables
+from tables import COLUMNS, ETL, ROOT, assert_tables
 from test_s3 import client_of, contents, downloaded, free_port, put, serving
 
 import etl
@@ -31,7 +31,7 @@ SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
 
 @pytest.fixture(scope="module")
 def endpoint(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("moto"), "-m", "moto.server", "-H", "127.0.0.1", "-p", "PORT") as address:
+    with serving(tmp_path_factory.mktemp("server"), str(ROOT / "tests/bench/s3_server.py"), "PORT", "0") as address:
         yield address
 
 
@@ -81,6 +81,8 @@ def nodes(endpoint, tmp_path_factory):
         "SPARK_CONF_DIR": str(conf),
         "SPARK_LOCAL_IP": "127.0.0.1",
         "TMPDIR": str(folder / "tmp"),
+        # A run of seconds ends before Java's second compiler has paid.
+        "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
         "AWS_ACCESS_KEY_ID": "AKIDEXAMPLEEXAMPLE11",

@@ -657,7 +657,8 @@ def find_files(folder, kind, client=None, objects=None, folders=()):
     files = _objects_of(folder, kind, objects) if client else _files_of(folder, kind)
     there = objects if client else [name for name in zips if os.path.isfile(os.path.join(folder, name))]
     files += [file for name in zips if name in there for file in zip_members(f"{folder}/{name}", client)]
-    files += [File(f"{folder}/{name}", None, FOLDER_BYTES) for name in folders]
+    # Never a small input, which the driver would read.
+    files += [File(f"{folder}/{name}", None, max(FOLDER_BYTES, SMALL_INPUT // len(folders) + 1)) for name in folders]
     if not files:
         raise UsageError(
             f"no {kind} JSON in {folder}: it needs {kind}_data/**/*.json, or {kind}-data.zip with JSON in it"

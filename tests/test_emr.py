@@ -24,7 +24,7 @@ from moto.backends import get_backend
 from moto.server import ThreadedMotoServer
 from proxy import Proxy
 from tables import ETL, environment
-from test_s3 import KEY_ID, SECRET, contents, no_aws_from_outside, put, write_config  # noqa: F401
+from test_s3 import KEY_ID, SECRET, contents, free_port, no_aws_from_outside, put, write_config  # noqa: F401
 
 import etl
 
@@ -61,10 +61,10 @@ class Api(Proxy):
 @pytest.fixture(scope="module")
 def moto():
     """The address of moto's server in this process, whose objects the tests can change."""
-    server = ThreadedMotoServer("127.0.0.1", 0)
+    port = free_port()  # moto for Python 3.9 doesn't say which one it takes
+    server = ThreadedMotoServer("127.0.0.1", port)
     server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
+    yield f"http://127.0.0.1:{port}"
     server.stop()
 
 
@@ -117,7 +117,7 @@ def driving(drive):
 
 
 def until(condition):
-    for _ in range(10_000):
+    for _ in range(3_000):
         if condition():
             return
         time.sleep(0.02)

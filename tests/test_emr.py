@@ -84,6 +84,9 @@ def aws(moto, tmp_path, monkeypatch):
     proxy = Api(moto)
     denied = 400, {"__type": "AccessDeniedException", "Message": "not for you"}
     proxy.answers = dict.fromkeys(("GetProducts", "GetServiceQuota"), lambda _: denied)
+    # moto for Python 3.9 doesn't know the newest.
+    releases = {"ReleaseLabels": [etl.EMR_DEFAULTS["release"]]}
+    proxy.answers["ListReleaseLabels"] = lambda _: (200, releases)
     proxy.s3, proxy.iam, proxy.emr = s3, iam, client_of("emr", moto)
     write_config(tmp_path, proxy.address)
     monkeypatch.setattr(etl, "POLL_SECONDS", 0.05)

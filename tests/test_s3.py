@@ -515,7 +515,7 @@ def test_a_zip_is_read_once_by_a_few_requests(s3, endpoint, scripted):
 def test_where_executors_lack_boto3_sparks_reader_gives_the_same(spark, tmp_path):
     texts = {"a [1].json": '{"a":\n 1}\r\n', "b.json": "", "c.json": "[]"}
     for name, text in texts.items():
-        (tmp_path / name).write_text(text, newline="")
+        (tmp_path / name).write_bytes(text.encode())
     files = [etl.File(str(tmp_path / name), None, len(text)) for name, text in texts.items()]
     rows = etl.read_by_spark(spark, files, whole=True).collect()
     assert sorted(row.raw for row in rows) == sorted(texts.values())

@@ -111,6 +111,8 @@ TABLES = {
     ),
 }
 
+STAGED = (*TABLES, "_rejected")  # the folders that a run stages and publishes
+
 LAST_MS = 4_133_980_800_000  # 2101-01-01: a ts from then on is no time of a play
 FILE_BYTES = 128 << 20  # what a Parquet file aims at
 UNUSED_ARCHIVE = 90 * 24 * 3600  # seconds after which an archive of classes that no run took is deleted
@@ -377,6 +379,7 @@ def time_table(plays):
 
 REQUESTS = 32  # under way at once in a task that reads; more are no faster
 AWS_KEYS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+AWS_DENIALS = "AccessDenied AccessDeniedException UnauthorizedOperation AllAccessDisabled 403 Forbidden"
 AWS_HINTS = {
     "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of dl.cfg, or of the environment or profile": (
         "InvalidAccessKeyId SignatureDoesNotMatch InvalidClientTokenId InvalidSecurity"
@@ -409,6 +412,11 @@ def bucket_and_key(place):
     """'s3://bucket/a/b' -> ('bucket', 'a/b')"""
     bucket, _, key = place[len("s3://") :].partition("/")
     return bucket, key
+
+
+def s3_object(place):
+    """A place as the arguments of S3's calls."""
+    return dict(zip(("Bucket", "Key"), bucket_and_key(place)))
 
 
 def aws_session(aws):
@@ -459,14 +467,7 @@ def aws_calls(place, permission, kind=UsageError):
         said = (getattr(error, "response", None) or {}).get("Error", {})
         code, message = said.get("Code", type(error).__name__), said.get("Message", "") or str(error)
         hint = next((hint for hint, codes in AWS_HINTS.items() if code in codes.split()), None)
-        if code in (
-            "AccessDenied",
-            "AccessDeniedException",
-            "UnauthorizedOperation",
-            "AllAccessDisabled",
-            "403",
-            "Forbidden",
-        ):
+        if code in AWS_DENIALS.split():
             hint = f"the credentials, if any were found, need the permission {permission} there"
         message = " ".join(message.split())[:200]
         # What a task raises reaches the driver as text: the mark is how main finds the line again.
@@ -573,21 +574,21 @@ class S3Reader:
         from botocore.awsrequest import AWSRequest
         from botocore.exceptions import HTTPClientError
 
-        bucket, key = bucket_and_key(path)
+        place = s3_object(path)
         with contextlib.suppress(HTTPClientError):
             if not self.slowed:  # then only get_object, whose adaptive retries slow it down
-                url = self.client.generate_presigned_url("get_object", {"Bucket": bucket, "Key": key})
+                url = self.client.generate_presigned_url("get_object", place)
                 answer = self.client._endpoint.http_session.send(AWSRequest("GET", url).prepare())
                 if answer.status_code == 200 and len(answer.content) == int(answer.headers["Content-Length"]):
                     return answer.content
                 self.slowed += answer.status_code >= 429
-        return self.read_patiently(bucket, key)
+        return self.read_patiently(place)
 
-    def read_patiently(self, bucket, key):
+    def read_patiently(self, place):
         from botocore.exceptions import HTTPClientError, IncompleteReadError
 
         def once():
-            answer = self.client.get_object(Bucket=bucket, Key=key)
+            answer = self.client.get_object(**place)
             self.slowed += answer["ResponseMetadata"].get("RetryAttempts", 0)
             return answer["Body"].read()
 
@@ -602,7 +603,7 @@ class S3File(io.RawIOBase):
 
     def __init__(self, client, path):
         self.client, self.at = client, 0
-        self.object = dict(zip(("Bucket", "Key"), bucket_and_key(path)))
+        self.object = s3_object(path)
         self.size = client.head_object(**self.object)["ContentLength"]
 
     def readable(self):
@@ -675,8 +676,13 @@ def _objects_of(folder, kind, objects):
 
 
 def is_json(name):
-    """Whether an object or a member of a zip is one to read: none of those that programs hide."""
-    return name.endswith(".json") and not any(part.startswith(HIDDEN) for part in name.split("/"))
+    """Whether a file, an object or a member of a zip is one to read: none of those that programs hide."""
+    return name.endswith(".json") and not is_hidden(name)
+
+
+def is_hidden(name):
+    """Whether a name, or that of a folder in it, is none of data."""
+    return any(part.startswith(HIDDEN) for part in name.split("/"))
 
 
 def in_folders(client, files):
@@ -707,7 +713,7 @@ def _files_of(folder, kind):
         ]
         if f"{kind}_data" in os.path.relpath(parent, folder).split(os.sep):
             for name in names:
-                if name.endswith(".json") and not name.startswith(HIDDEN):
+                if is_json(name):
                     path = os.path.join(parent, name)
                     try:
                         files.append(File(path, None, os.path.getsize(path)))
@@ -960,7 +966,7 @@ class Lock:
     def __init__(self, output, run_id, client=None, at_once=False):
         self.output, self.run_id, self.client, self.at_once = output, run_id, client, at_once
         self.path, self.done = f"{output}/{LOCK}", threading.Event()
-        self.object = dict(zip(("Bucket", "Key"), bucket_and_key(self.path))) if client else None
+        self.object = s3_object(self.path) if client else None
         owner = {"run_id": run_id, "host": socket.gethostname(), "pid": os.getpid()}
         owner["since"] = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         self.text = json.dumps({**owner, "machine": this_machine(), "process_start": process_start(os.getpid())})
@@ -1306,7 +1312,7 @@ def publish(spark, staging, output, run_id, client=None, lock=None):
     if client:
         return publish_s3(client, staging, output, run_id, lock)
     files, path = _file_system(spark, output)
-    names = {name: files.exists(path(f"{output}/_staging/{run_id}/{name}")) for name in [*TABLES, "_rejected"]}
+    names = {name: files.exists(path(f"{output}/_staging/{run_id}/{name}")) for name in STAGED}
     with contextlib.closing(files.create(path(f"{output}/{JOURNAL}.new"), True)) as file:
         file.write(bytearray(json.dumps({"run_id": run_id, "staged": names}).encode()))
     pause("before the journal")
@@ -1364,12 +1370,11 @@ def publish_s3(client, staging, output, run_id, lock=None):
                 with contextlib.suppress(Exception):
                     discard_s3(client, output, run_id)
                 raise
-        bucket, key = bucket_and_key(f"{output}/{JOURNAL}")
         journal = {"run_id": run_id, "files": len(staged_objects(client, output, run_id))}
         pause("before the journal")
         if lock:
             lock.check()
-        client.put_object(Bucket=bucket, Key=key, Body=json.dumps(journal).encode())
+        client.put_object(**s3_object(f"{output}/{JOURNAL}"), Body=json.dumps(journal).encode())
     return recover_s3(client, output)
 
 
@@ -1377,8 +1382,7 @@ def staged_objects(client, output, run_id):
     """{name below the output: bytes} of the data files that a run staged on S3."""
     # Hadoop's file systems may leave markers of folders, which end differently.
     found = list_objects(client, f"{output}/_staging/{run_id}").items()
-    names = (*TABLES, "_rejected")
-    return {name: size for name, size in found if name.endswith((".parquet", ".json")) and name.split("/")[0] in names}
+    return {name: size for name, size in found if name.endswith((".parquet", ".json")) and name.split("/")[0] in STAGED}
 
 
 def upload(client, folder, place):
@@ -1410,23 +1414,20 @@ def recover_s3(client, output):
                 f"{staging} has {len(staged)} of the {plan['files']} files that were to be published: restore them, "
                 f"or delete {output}/{JOURNAL} to give that run up"
             )
-        names = [*TABLES, "_rejected"]
-        listings = in_parallel(lambda name: list_objects(client, f"{output}/{name}"), names)
-        there = {f"{name}/{file}" for name, files in zip(names, listings) for file in files}
+        listings = in_parallel(lambda name: list_objects(client, f"{output}/{name}"), STAGED)
+        there = {f"{name}/{file}" for name, files in zip(STAGED, listings) for file in files}
         pause("the journal")
         delete_objects(client, output, sorted(there - set(staged)))
         pause("all away")
 
         def copy(name):
-            origin, (bucket, final) = bucket_and_key(f"{staging}/{name}")[1], bucket_and_key(f"{output}/{name}")
             call = client.copy_object if staged[name] < 5 << 30 else client.copy  # S3's limit for one request
-            call(CopySource={"Bucket": bucket, "Key": origin}, Bucket=bucket, Key=final)
+            call(CopySource=s3_object(f"{staging}/{name}"), **s3_object(f"{output}/{name}"))
             pause(f"{name.split('/')[0]} there")
 
         in_parallel(copy, sorted(set(staged) - there))
         pause("all there")
-        bucket, key = bucket_and_key(f"{output}/{JOURNAL}")
-        client.delete_object(Bucket=bucket, Key=key)
+        client.delete_object(**s3_object(f"{output}/{JOURNAL}"))
         pause("the journal removed")
         discard_s3(client, output, plan["run_id"])
         return plan["run_id"]
@@ -1434,9 +1435,8 @@ def recover_s3(client, output):
 
 def s3_journal(client, output):
     """What the journal on S3 says, or None without one."""
-    bucket, key = bucket_and_key(f"{output}/{JOURNAL}")
     try:
-        return json.loads(client.get_object(Bucket=bucket, Key=key)["Body"].read())
+        return json.loads(client.get_object(**s3_object(f"{output}/{JOURNAL}"))["Body"].read())
     except client.exceptions.NoSuchKey:
         return None
 
@@ -1697,18 +1697,18 @@ def check_bucket(client, output):
     for name, objects in zip(TABLES, listings):
         for key in objects:
             *folders, last = key.split("/")
-            if any(part.startswith(HIDDEN) for part in (*folders, last)) or last.endswith("$folder$") or not last:
+            if is_hidden(key) or last.endswith("$folder$") or not last:
                 continue
             if not last.endswith(".parquet") or {part.split("=")[0] for part in folders} - {*TABLES[name].partitions}:
                 raise UsageError(
                     f"{output}/{name}/{key} is not of the table {name}, which this run would replace: choose another "
                     "--output"
                 )
-    bucket, key = bucket_and_key(f"{output}/_staging/{uuid.uuid4().hex}")
+    probe = s3_object(f"{output}/_staging/{uuid.uuid4().hex}")
     with aws_calls(output, "s3:PutObject"):
-        client.put_object(Bucket=bucket, Key=key, Body=b"")
+        client.put_object(**probe, Body=b"")
     with aws_calls(output, "s3:DeleteObject"):
-        client.delete_object(Bucket=bucket, Key=key)
+        client.delete_object(**probe)
 
 
 def find_java(spark_version):
@@ -1929,8 +1929,9 @@ def query(spark, sql):
 
 
 def wrong_query(error):
-    """What Spark says about a query, in many lines, as an error of one."""
-    return UsageError(f"the query can't be answered: {str(error).strip().splitlines()[0]}")
+    """What Spark or Java says about a query, in many lines, as an error of one."""
+    said = java_cause(error) if isinstance(error, Py4JError) else str(error).strip().splitlines()[0]
+    return UsageError(f"the query can't be answered: {said}")
 
 
 def rows_as_text(result):
@@ -2048,7 +2049,7 @@ def check_counts(spark, staging, counts):
     counts: {"song": …, "log": …} of the report. No duplicate can be negative, and what was rejected lies in _rejected.
     """
     for kind, count in counts.items():
-        parts = {name: number for name, number in count.items() if name not in ("files", "records")}
+        parts = {name: number for name, number in count.items() if name != "records"}
         place = f"{staging}/_rejected/{kind}s"
         files, path = _file_system(spark, place)
         kept = spark.read.text(_literal(place)).count() if files.exists(path(place)) else 0
@@ -2102,7 +2103,10 @@ def run(settings, work, held):
                 slowed = spark.sparkContext.accumulator(0)
                 song_texts = functools.partial(read_songs, spark, song_files, aws, slowed, early_songs)
                 log_texts = functools.partial(read_lines, spark, log_files, aws, slowed, early_logs)
-                songs, events = in_parallel(_records, [(song_records, song_texts), (event_records, log_texts)])
+                songs, events = in_parallel(
+                    lambda make: make().persist(StorageLevel.MEMORY_AND_DISK),
+                    [lambda: song_records(song_texts()), lambda: event_records(log_texts())],
+                )
             song_job = functools.partial(process_song_data, spark, songs, staging, settings.max_rejected, steps)
             log_job = functools.partial(process_log_data, spark, events, songs, staging, settings.max_rejected, steps)
             broadcast = not folders and len(song_files) <= BROADCAST_ROWS
@@ -2115,9 +2119,8 @@ def run(settings, work, held):
                 check_counts(spark, staging, {"song": {"songs": rows["songs"], **song_counts}, "log": log_counts})
             with steps("publish"):
                 publish(spark, staging, output, run_id, client, lock)
-            sizes = {name: table_size(spark, f"{output}/{name}", client) for name in TABLES}
-            if slowed.value or repeated.value:
-                number = slowed.value + repeated.value
+            sizes = in_parallel(lambda name: table_size(spark, f"{output}/{name}", client), TABLES)
+            if number := slowed.value + repeated.value:
                 steps.say(f"etl.py: S3 refused {number:,} requests for a moment; they were repeated")
     except JobError:
         raise  # its message names what was kept in staging
@@ -2141,15 +2144,10 @@ def run(settings, work, held):
         },
         "tables": {
             name: {"rows": rows[name], "files": files, "bytes": size, "path": f"{settings.output}/{name}"}
-            for name, (files, size) in sizes.items()
+            for name, (files, size) in zip(TABLES, sizes)
         },
         "matched_plays": matched,
     }
-
-
-def _records(judge_and_read):
-    judge, read = judge_and_read
-    return judge(read()).persist(StorageLevel.MEMORY_AND_DISK)
 
 
 def summary(report):
@@ -2170,7 +2168,7 @@ def write_report(settings, text):
         Path(settings.report).write_text(text)
         return
     with aws_calls(settings.report, "s3:PutObject", JobError):
-        client.put_object(**dict(zip(("Bucket", "Key"), bucket_and_key(settings.report))), Body=text.encode())
+        client.put_object(**s3_object(settings.report), Body=text.encode())
 
 
 def ask(settings, work):
@@ -2201,10 +2199,8 @@ def ask(settings, work):
         else:
             print("\n".join(as_table(result)))
         sys.stdout.flush()
-    except PySparkException as error:
+    except (PySparkException, Py4JError) as error:
         raise wrong_query(error) from None
-    except Py4JError as error:
-        raise UsageError(f"the query can't be answered: {java_cause(error)}") from None
     except BrokenPipeError:  # who reads it, such as head, has enough; Python would complain when it flushes at its end
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     finally:
@@ -2244,7 +2240,7 @@ def run_on_emr(settings):
     """
     say = Steps().say
     aws, s3 = check_places(settings)
-    report = f"{settings.output}/_reports/{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}.json"
+    report = f"{settings.output}/_reports/{new_run_id()}.json"
     cluster, step_id, logs = start_step(settings, aws, s3, report, say)
     client = aws_client(aws, "emr", attempts=2)
     look = f"aws emr list-steps --region {client.meta.region_name} --cluster-id {cluster}"
@@ -2297,11 +2293,6 @@ def start_step(settings, aws, s3, report, say):
         logs = emr.get("log_uri") or f"{settings.output}/_logs"
         started = client.run_job_flow(**new_cluster(emr, logs, f"{code}/install_boto3.sh", step))
         return started["JobFlowId"], None, logs
-
-
-def s3_object(place):
-    """A place as the arguments of S3's calls."""
-    return dict(zip(("Bucket", "Key"), bucket_and_key(place)))
 
 
 def check_places(settings):

@@ -3,7 +3,7 @@
 
     python etl.py                                           the sample zips in data/ -> output/
     python etl.py --input FOLDER --output FOLDER            a folder with song_data/ and log_data/, or the two zips
-    python etl.py --input s3://IN --output s3://OUT         the same on S3; --bucket OUT for --output s3://OUT
+    python etl.py --input s3://IN --output s3://OUT         the same on S3, or hdfs://; --bucket OUT for --output s3://OUT
     spark-submit etl.py --input FOLDER --output FOLDER      on a cluster: master, memory and cores are the cluster's
     python etl.py --emr --input s3://IN --output s3://OUT   the same from here, on a cluster of EMR's started for it
     python etl.py --query FILE_OR_SQL --output FOLDER       ask the five tables there something
@@ -45,6 +45,7 @@ import tempfile
 import threading
 import time
 import unicodedata
+import urllib.parse
 import uuid
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
@@ -373,6 +374,27 @@ def time_table(plays):
     return times.selectExpr("start_time", *columns, "weekday(start_time) + 1 AS weekday")
 
 
+# --- Places: s3://…, hdfs://…, or a local path -----------------------------------------------------------------------
+
+
+def is_s3(place):
+    return place.startswith("s3://")
+
+
+def is_hdfs(place):
+    return place.startswith("hdfs://")
+
+
+def absolute(place):
+    """A local path from the root, another place as it is."""
+    return place if "://" in place else os.path.abspath(place)
+
+
+def is_hidden(name):
+    """Whether a name, or that of a folder in it, is none of data."""
+    return any(part.startswith(HIDDEN) for part in name.split("/"))
+
+
 # --- S3 --------------------------------------------------------------------------------------------------------------
 # boto3 does everything but read large log files and write from a cluster: it needs no jar of 280 MB and more, and one
 # request for what Hadoop's file systems take several for.
@@ -402,10 +424,6 @@ AWS_HINTS = {
         "SlowDown ServiceUnavailable Throttling ThrottlingException"
     ),
 }
-
-
-def is_s3(place):
-    return place.startswith("s3://")
 
 
 def bucket_and_key(place):
@@ -649,15 +667,19 @@ class File(NamedTuple):
 def find_files(folder, kind, client=None, objects=None, folders=()):
     """The JSON files of a kind ('song' or 'log') below a folder, in the order of their names.
 
-    They are in a folder <kind>_data at any depth, or in <kind>-data.zip or <kind>_data.zip. On S3, client is
-    one of S3, objects what it lists there, and folders those whose files the tasks are to list: each is given as a file
-    whose path ends with a slash.
+    They are in a folder <kind>_data at any depth, or in <kind>-data.zip or <kind>_data.zip. On S3 and HDFS, objects is
+    what is listed there; on S3, client is one of S3, and folders those whose files the tasks are to list: each is given
+    as a file whose path ends with a slash.
     Raises UsageError when there are none, or when a zip can't be read.
     """
     zips = [f"{kind}{separator}data.zip" for separator in "-_"]
-    files = _objects_of(folder, kind, objects) if client else _files_of(folder, kind)
-    there = objects if client else [name for name in zips if os.path.isfile(os.path.join(folder, name))]
-    files += [file for name in zips if name in there for file in zip_members(f"{folder}/{name}", client)]
+    listed = objects is not None
+    files = _objects_of(folder, kind, objects) if listed else _files_of(folder, kind)
+    for name in zips:
+        if name in objects if listed else os.path.isfile(os.path.join(folder, name)):
+            if is_hdfs(folder):
+                raise UsageError(f"{folder}/{name}: a zip on HDFS can't be read: unpack it, and remove it")
+            files += zip_members(f"{folder}/{name}", client)
     # Never a small input, which the driver would read.
     files += [File(f"{folder}/{name}", None, max(FOLDER_BYTES, SMALL_INPUT // len(folders) + 1)) for name in folders]
     if not files:
@@ -680,11 +702,6 @@ def is_json(name):
     return name.endswith(".json") and not is_hidden(name)
 
 
-def is_hidden(name):
-    """Whether a name, or that of a folder in it, is none of data."""
-    return any(part.startswith(HIDDEN) for part in name.split("/"))
-
-
 def in_folders(client, files):
     """The files, and instead of each folder on S3 the files in it."""
     for file in files:
@@ -694,6 +711,24 @@ def in_folders(client, files):
         with aws_calls(file.path, "s3:ListBucket"):
             for objects, _ in list_pages(client, file.path.rstrip("/")):
                 yield from (File(file.path + name, None, size) for name, size in objects.items() if is_json(name))
+
+
+def list_hdfs(spark, folder):
+    """{name below the folder: bytes} of the JSON files and zips in a folder on HDFS. Raises UsageError without it."""
+    files, path = _file_system(spark, folder)
+    try:
+        found = files.exists(path(folder))
+    except Py4JError as error:
+        raise UsageError(f"can't read {folder}: {java_cause(error)}") from None
+    if not found:
+        raise UsageError(f"there is no folder {folder}")
+    # Spark's listing of files whose content isn't asked for: asking Hadoop from here takes some 5 ms a file.
+    options = {"recursiveFileLookup": "true", "pathGlobFilter": "*.{json,zip}"}
+    there = spark.read.format("binaryFile").options(**options).load(_literal(folder))
+    sizes = dict.fromkeys(map(urllib.parse.unquote, there.inputFiles()), 0)
+    sizes.update({row.path: row.length for row in there.select("path", "length").collect()})  # without empty files
+    start = len(files.makeQualified(path(folder)).toString().rstrip("/")) + 1
+    return {file[start:]: size for file, size in sizes.items()}
 
 
 def _files_of(folder, kind):
@@ -837,7 +872,7 @@ def fetch_early(songs, logs, aws, slowed):
 
 def is_few(files):
     """Whether files are so few, and so small, that the driver reads them sooner than the executors would."""
-    return len(files) <= 4096 and sum(file.size for file in files) < SMALL_INPUT
+    return len(files) <= 4096 and sum(file.size for file in files) < SMALL_INPUT and not is_hdfs(files[0].path)
 
 
 def read_small(spark, files, whole=True, aws=None, slowed=None, early=None):
@@ -846,9 +881,9 @@ def read_small(spark, files, whole=True, aws=None, slowed=None, early=None):
     early: a future of what fetch gives, where it is done already.
 
     Spark's own reader takes a listing and an open for each file, one after the other: three times slower, on S3 ten
-    times and more. It is used where the executors lack boto3: files are on S3, and aws is None.
+    times and more. It is used on HDFS, and where the executors lack boto3: files are on S3, and aws is None.
     """
-    if aws is None and is_s3(files[0].path):
+    if is_hdfs(files[0].path) or (aws is None and is_s3(files[0].path)):
         return read_by_spark(spark, files, whole)
     cores = spark.sparkContext.defaultParallelism
     weight = sum(file.size + (64 << 10) for file in files)  # opening a file costs about as much as reading 64 KiB
@@ -955,18 +990,24 @@ def process_start(pid):
     return ""
 
 
+def lock_of(output, run_id, client=None, spark=None, at_once=False):
+    """The Lock of an output: on S3 by a client of it, on HDFS by a session, else on this machine."""
+    if client:
+        return S3Lock(output, run_id, at_once, client)
+    return HdfsLock(output, run_id, at_once, spark) if is_hdfs(output) else Lock(output, run_id, at_once)
+
+
 class Lock:
-    """The lock of an output, held from entering to leaving; on S3 if there is a client for it.
+    """The lock of an output, held from entering to leaving.
 
     Entering raises UsageError when another run holds it: one whose process lives, or is on another machine, and that
     has renewed it within SILENCE; at_once, it is taken all the same. Times are of the clock of the place itself.
     Whoever lost it can't be told at once, so that check must come before anything is moved.
     """
 
-    def __init__(self, output, run_id, client=None, at_once=False):
-        self.output, self.run_id, self.client, self.at_once = output, run_id, client, at_once
+    def __init__(self, output, run_id, at_once=False):
+        self.output, self.run_id, self.at_once = output, run_id, at_once
         self.path, self.done = f"{output}/{LOCK}", threading.Event()
-        self.object = s3_object(self.path) if client else None
         owner = {"run_id": run_id, "host": socket.gethostname(), "pid": os.getpid()}
         owner["since"] = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
         self.text = json.dumps({**owner, "machine": this_machine(), "process_start": process_start(os.getpid())})
@@ -988,9 +1029,6 @@ class Lock:
         with contextlib.suppress(Exception):  # left behind, it ends with its process
             if self.is_ours(self.read()[0]):
                 self.delete()
-        with contextlib.suppress(OSError):
-            if not self.client:
-                os.rmdir(self.output)  # when this run made nothing in it
 
     def check(self):
         """Raise JobError when another run has taken the lock over."""
@@ -1027,40 +1065,32 @@ class Lock:
         while not self.done.wait(RENEWAL):
             with contextlib.suppress(Exception):  # the next one may succeed; that it is lost is for check to find
                 owner, _, tag = self.read()
-                if self.is_ours(owner) and self.client:
-                    self.write(tag)
-                elif self.is_ours(owner):
-                    os.utime(self.path)
+                if self.is_ours(owner):
+                    self.touch(tag)
 
     def read(self):
         """(what the lock says of its owner, seconds since it was renewed, its version); (None, 0, None) without one."""
-        try:
-            if self.client:
-                answer = self.client.get_object(**self.object)
-                text, tag, renewed = answer["Body"].read(), answer["ETag"], answer["LastModified"].timestamp()
-                now = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-                now = email.utils.parsedate_to_datetime(now).timestamp() if now else time.time()
-            else:
-                with open(self.path, "rb") as file, tempfile.TemporaryFile(dir=self.output) as probe:
-                    text, tag, renewed = file.read(), "file", os.fstat(file.fileno()).st_mtime
-                    now = os.fstat(probe.fileno()).st_mtime
-        except FileNotFoundError:
+        stored = self.stored()
+        if stored is None:
             return None, 0, None
-        except Exception as error:
-            if self.client and isinstance(error, self.client.exceptions.NoSuchKey):
-                return None, 0, None
-            raise
+        text, silence, tag = stored
         try:
             owner = json.loads(text)
         except ValueError:
             owner = {}
-        return owner if isinstance(owner, dict) else {}, now - renewed, tag
+        return owner if isinstance(owner, dict) else {}, silence, tag
+
+    # What follows is of the place: what is stored there, or None; writing in the place of the version tag, which does
+    # nothing when another run was faster; renewing; deleting.
+
+    def stored(self):
+        try:
+            with open(self.path, "rb") as file, tempfile.TemporaryFile(dir=self.output) as probe:
+                return file.read(), os.fstat(probe.fileno()).st_mtime - os.fstat(file.fileno()).st_mtime, "file"
+        except FileNotFoundError:
+            return None
 
     def write(self, tag):
-        """Put the lock there, in the place of the version that was read; nothing when another run was faster."""
-        if self.client:
-            self.write_s3({"IfMatch": tag} if tag else {"IfNoneMatch": "*"})
-            return
         os.makedirs(self.output, exist_ok=True)
         with contextlib.suppress(FileNotFoundError, FileExistsError):
             if tag:
@@ -1073,9 +1103,35 @@ class Lock:
                     os.unlink(self.path)
                     raise
 
-    def write_s3(self, condition):
+    def touch(self, tag):
+        os.utime(self.path)
+
+    def delete(self):
+        os.unlink(self.path)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.output)  # when this run made nothing in it
+
+
+class S3Lock(Lock):
+    """The lock of an output on S3, by conditional writes."""
+
+    def __init__(self, output, run_id, at_once, client):
+        super().__init__(output, run_id, at_once)
+        self.client, self.object = client, s3_object(self.path)
+
+    def stored(self):
+        try:
+            answer = self.client.get_object(**self.object)
+        except self.client.exceptions.NoSuchKey:
+            return None
+        now = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        now = email.utils.parsedate_to_datetime(now).timestamp() if now else time.time()
+        return answer["Body"].read(), now - answer["LastModified"].timestamp(), answer["ETag"]
+
+    def write(self, tag):
         from botocore.exceptions import ClientError, ParamValidationError
 
+        condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
         try:
             self.client.put_object(**self.object, Body=self.text.encode(), **condition)
         except ParamValidationError:  # a boto3 that is older than conditional writes
@@ -1087,11 +1143,54 @@ class Lock:
             elif code not in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404"):
                 raise
 
+    touch = write
+
     def delete(self):
-        if self.client:
-            self.client.delete_object(**self.object)
-        else:
-            os.unlink(self.path)
+        self.client.delete_object(**self.object)
+
+
+class HdfsLock(Lock):
+    """The lock of an output on HDFS, by the Hadoop in a session."""
+
+    def __init__(self, output, run_id, at_once, spark):
+        super().__init__(output, run_id, at_once)
+        self.files, self.at = _file_system(spark, output)
+        self.file, self.folder = self.at(self.path), self.at(output)
+
+    def now(self):
+        """The milliseconds of HDFS's own clock."""
+        probe = self.at(f"{self.path}.{uuid.uuid4().hex}")
+        self.files.create(probe, True).close()
+        now = self.files.getFileStatus(probe).getModificationTime()
+        self.files.delete(probe, False)
+        return now
+
+    def stored(self):
+        if not self.files.exists(self.file):
+            return None
+        with contextlib.closing(self.files.open(self.file)) as file:
+            text = bytes(file.readAllBytes())
+        return text, (self.now() - self.files.getFileStatus(self.file).getModificationTime()) / 1000, "file"
+
+    def write(self, tag):
+        if tag:
+            self.files.delete(self.file, False)
+        try:
+            file = self.files.create(self.file, False)
+        except Py4JError:
+            if self.files.exists(self.file):
+                return
+            raise
+        with contextlib.closing(file):
+            file.write(bytearray(self.text.encode()))
+
+    def touch(self, tag):
+        self.files.setTimes(self.file, self.now(), -1)
+
+    def delete(self):
+        self.files.delete(self.file, False)
+        if not len(self.files.listStatus(self.folder)):
+            self.files.delete(self.folder, False)
 
 
 # --- Writing: stage, audit, publish ------------------------------------------------------------------------------
@@ -1507,15 +1606,22 @@ def _file_system(spark, place):
 
 def table_size(spark, place, client=None):
     """(files, bytes) below a place."""
-    if client:
-        with aws_calls(place, "s3:ListBucket", JobError):
-            sizes = list(list_objects(client, place).values())
-        return len(sizes), sum(sizes)
-    files, path = _file_system(spark, place)
-    found, sizes = files.listFiles(path(place), True), []
-    while found.hasNext():
-        sizes.append(found.next().getLen())
+    with aws_calls(place, "s3:ListBucket", JobError):
+        sizes = (list_objects(client, place) if client else list_files(spark, place)).values()
     return len(sizes), sum(sizes)
+
+
+def list_files(spark, place):
+    """{name below the place: bytes} of all files there, by Hadoop's file system of it."""
+    files, path = _file_system(spark, place)
+    if not files.exists(path(place)):
+        return {}
+    start, sizes = len(files.makeQualified(path(place)).toString()) + 1, {}
+    found = files.listFiles(path(place), True)
+    while found.hasNext():
+        file = found.next()
+        sizes[file.getPath().toString()[start:]] = file.getLen()
+    return sizes
 
 
 # --- Configuration and session -----------------------------------------------------------------------------------
@@ -1622,6 +1728,8 @@ def read_settings(argv):
     if len([name for name in AWS_KEYS[:2] if name in aws]) == 1:
         raise UsageError("dl.cfg has one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: fill in both, or none")
     beside = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data")
+    if (arguments.report or "").startswith("hdfs:"):
+        raise UsageError(f"--report {arguments.report}: name a local file, or one on S3")
     return Settings(
         _folder(arguments.input or config.get(("data", "input")) or beside),
         _folder(bucket or arguments.output or config.get(("data", "output")) or "output"),
@@ -1638,12 +1746,12 @@ def read_settings(argv):
 
 
 def _folder(place):
-    """A place as s3://BUCKET/… or a local path."""
-    on_s3 = re.fullmatch("s3a?://([^/]+.*?)/*", place)
-    if on_s3:
-        return f"s3://{on_s3.group(1)}"
+    """A place as s3://BUCKET/…, hdfs://… or a local path."""
+    known = re.fullmatch("(?:(s3)a?|(hdfs))(://[^/]+.*?)/*", place) or re.fullmatch("(s3)?(hdfs)(:///[^/].*?)/*", place)
+    if known:
+        return "".join(filter(None, known.groups()))
     if "://" in place and not place.startswith("file://"):
-        raise UsageError(f"{place}: only s3://BUCKET/… and local folders are read and written")
+        raise UsageError(f"{place}: only s3://BUCKET/…, hdfs://… and local folders are read and written")
     return re.sub("^file:(//)?", "", place)
 
 
@@ -1654,9 +1762,12 @@ def _fraction(value):
     return fraction
 
 
-def check_output(source, output, report, client=None):
-    """Raise UsageError when the tables can't or mustn't be written to output; writes nothing that stays."""
-    here, there = (place if is_s3(place) else os.path.realpath(place) for place in (source, output))
+def check_output(source, output, report, client=None, spark=None):
+    """Raise UsageError when the tables can't or mustn't be written to output; writes nothing that stays.
+
+    client is of S3, spark a session, where output is on S3 or HDFS.
+    """
+    here, there = (place if "://" in place else os.path.realpath(place) for place in (source, output))
     above, below = sorted((f"{here.rstrip('/')}/", f"{there.rstrip('/')}/"), key=len)
     if below.startswith(above):
         raise UsageError(
@@ -1664,51 +1775,75 @@ def check_output(source, output, report, client=None):
         )
     if client:
         check_bucket(client, output)
-    for name, contract in TABLES.items() if not client else ():
-        if os.path.isfile(os.path.join(there, name)):
-            raise UsageError(f"{os.path.join(output, name)} is a file, where a table would go: choose another --output")
-        for parent, folders, files in os.walk(os.path.join(there, name)):
-            folders[:] = [folder for folder in folders if not folder.startswith(HIDDEN)]
-            strange = [file for file in files if not file.startswith(HIDDEN) and not file.endswith(".parquet")]
-            strange += [folder for folder in folders if folder.split("=")[0] not in contract.partitions]
-            if strange:
-                place = os.path.join(parent, strange[0])
-                raise UsageError(
-                    f"{place} is not of the table {name}, which this run would replace: choose another --output"
-                )
-    report = None if report and is_s3(report) else report
-    if report and os.path.isdir(report):
-        raise UsageError(f"--report {report} is a folder: name a file")
-    places = [] if client else [there]
-    for place in [*places, *([os.path.dirname(os.path.realpath(report))] if report else [])]:
-        while not os.path.exists(place):
-            place = os.path.dirname(place)
-        try:
-            with tempfile.TemporaryFile(dir=place):
-                pass
-        except OSError as error:
-            raise UsageError(f"can't write to {place}: {error.strerror}; choose another --output or --report") from None
+    elif is_hdfs(output):
+        check_hdfs(spark, output)
+    else:
+        check_folder(output)
+    if report and not is_s3(report):
+        if os.path.isdir(report):
+            raise UsageError(f"--report {report} is a folder: name a file")
+        check_writable(os.path.dirname(os.path.realpath(report)))
+
+
+def check_names(output, table, names):
+    """Raise UsageError when a file that lies below a table's folder is none of that table."""
+    for name in names:
+        *folders, last = name.split("/")
+        if is_hidden(name) or last.endswith("$folder$") or not last:
+            continue
+        if not last.endswith(".parquet") or {part.split("=")[0] for part in folders} - {*TABLES[table].partitions}:
+            raise UsageError(
+                f"{output}/{table}/{name} is not of the table {table}, which this run would replace: choose another "
+                "--output"
+            )
+
+
+def check_folder(output):
+    """check_output on this machine."""
+    for table in TABLES:
+        place = os.path.join(output, table)
+        if os.path.isfile(place):
+            raise UsageError(f"{place} is a file, where a table would go: choose another --output")
+        names = [os.path.join(parent, name) for parent, _, files in os.walk(place) for name in files]
+        check_names(output, table, [os.path.relpath(name, place).replace(os.sep, "/") for name in names])
+    check_writable(absolute(output))
+
+
+def check_writable(place):
+    """Raise UsageError when no file can be made in a folder, or in the next above it that there is."""
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UsageError(f"can't write to {place}: {error.strerror}; choose another --output or --report") from None
 
 
 def check_bucket(client, output):
-    """check_output on S3: nothing foreign lies where tables go, and an object can be written and deleted."""
+    """check_output on S3."""
     with aws_calls(output, "s3:ListBucket"):
         listings = in_parallel(lambda name: list_objects(client, f"{output}/{name}"), TABLES)
-    for name, objects in zip(TABLES, listings):
-        for key in objects:
-            *folders, last = key.split("/")
-            if is_hidden(key) or last.endswith("$folder$") or not last:
-                continue
-            if not last.endswith(".parquet") or {part.split("=")[0] for part in folders} - {*TABLES[name].partitions}:
-                raise UsageError(
-                    f"{output}/{name}/{key} is not of the table {name}, which this run would replace: choose another "
-                    "--output"
-                )
+    for table, objects in zip(TABLES, listings):
+        check_names(output, table, objects)
     probe = s3_object(f"{output}/_staging/{uuid.uuid4().hex}")
     with aws_calls(output, "s3:PutObject"):
         client.put_object(**probe, Body=b"")
     with aws_calls(output, "s3:DeleteObject"):
         client.delete_object(**probe)
+
+
+def check_hdfs(spark, output):
+    """check_output on HDFS."""
+    files, path = _file_system(spark, output)
+    try:
+        for table in TABLES:
+            check_names(output, table, list_files(spark, f"{output}/{table}"))
+        probe = path(f"{output}/_staging/{uuid.uuid4().hex}")
+        files.create(probe, False).close()
+        files.delete(probe, False)
+    except Py4JError as error:
+        raise UsageError(f"can't write to {output}: {java_cause(error)}") from None
 
 
 def find_java(spark_version):
@@ -1878,6 +2013,17 @@ def spark_session(work=None, small=False, s3a=False):
             os.close(copy)
 
 
+@contextlib.contextmanager
+def session(work, small=False, s3a=False):
+    """The spark_session of a block."""
+    spark = spark_session(work, small, s3a)
+    try:
+        yield spark
+    finally:
+        with contextlib.suppress(Exception):
+            stop(spark)
+
+
 def stop(spark):
     """End the session; where Java is to leave an archive of its classes, wait until it has, and put it in its place."""
     options = spark.conf.get("spark.driver.extraJavaOptions", "")
@@ -2027,17 +2173,15 @@ def new_run_id():
 def recover_only(settings, work):
     """Complete a publishing in settings.output that was interrupted; returns what was done, in a line."""
     _, client = s3_access(settings.aws, settings.output)
-    output = settings.output if client else os.path.abspath(settings.output)
-    if not client and not os.path.isdir(output):
+    output = absolute(settings.output)
+    if "://" not in output and not os.path.isdir(output):
         raise UsageError(f"there is no folder {output}: name an output that etl.py has written")
-    with Lock(output, new_run_id(), client, at_once=True):
-        spark = None if client else spark_session(work, small=True)
-        try:
-            recovered = recover(spark, output, client)
-        finally:
-            if spark:
-                with contextlib.suppress(Exception):
-                    stop(spark)
+    with contextlib.ExitStack() as held:
+        spark = held.enter_context(session(work, small=True)) if is_hdfs(output) else None
+        held.enter_context(lock_of(output, new_run_id(), client, spark, at_once=True))
+        if not client and not spark:
+            spark = held.enter_context(session(work, small=True))
+        recovered = recover(spark, output, client)
     if recovered:
         return f"completed the publishing of run {recovered}, which had been interrupted"
     return f"nothing to recover: no publishing in {output} was interrupted"
@@ -2062,26 +2206,33 @@ def check_counts(spark, staging, counts):
 
 
 def run(settings, work, held):
-    """The whole job: read, stage, audit, publish. Returns the report. The lock goes on the stack of contexts held."""
+    """The whole job: read, stage, audit, publish. Returns the report. Lock and session go on the stack held."""
     steps = Steps()
     run_id = new_run_id()
+    spark = None
+    if is_hdfs(settings.input) or is_hdfs(settings.output):  # what is there, only Hadoop can tell
+        with steps("start Spark"):
+            spark = held.enter_context(session(work, s3a=is_s3(settings.input)))
     with steps("find input"):
         aws, reader = s3_access(settings.aws, settings.input)
         output_aws, client = s3_access(settings.aws, settings.output)
-        with aws_calls(settings.input, "s3:ListBucket"):
-            objects, folders = list_input(reader, settings.input) if reader else (None, [])
+        objects, folders = list_hdfs(spark, settings.input) if is_hdfs(settings.input) else None, []
+        if reader:
+            with aws_calls(settings.input, "s3:ListBucket"):
+                objects, folders = list_input(reader, settings.input)
         song_files = find_files(settings.input, "song", reader, objects, folders)
         log_files = find_files(settings.input, "log", reader, objects)
-        check_output(settings.input, settings.output, settings.report, client)
+        check_output(settings.input, settings.output, settings.report, client, spark)
         size = sum(file.size for file in [*song_files, *log_files])
-    output = settings.output if client else os.path.abspath(settings.output)
-    lock = held.enter_context(Lock(output, run_id, client))
+    output = absolute(settings.output)
+    lock = held.enter_context(lock_of(output, run_id, client, spark))
     staging = f"{output}/_staging/{run_id}"
     repeated = Tally()
     early_songs, early_logs = fetch_early(song_files, log_files, aws, repeated)
-    with steps("start Spark"):
-        s3a = bool(reader) and any(map(is_large, log_files))
-        spark = spark_session(work, size < SMALL_INPUT, s3a)
+    s3a = bool(reader) and any(map(is_large, log_files))
+    if not spark:
+        with steps("start Spark"):
+            spark = held.enter_context(session(work, size < SMALL_INPUT, s3a))
     try:
         with steps.bar(spark):
             cores = spark.sparkContext.defaultParallelism
@@ -2129,9 +2280,6 @@ def run(settings, work, held):
             if not has_journal(spark, output, client):
                 discard(spark, output, run_id, client)
         raise
-    finally:
-        with contextlib.suppress(Exception):
-            stop(spark)
     if not rows["songplays"]:
         steps.say(f"etl.py: warning: no event in {settings.input} is a play: songplays, users and time are empty")
     return {
@@ -2186,26 +2334,23 @@ def ask(settings, work):
     else:
         size = sum(file.stat().st_size for file in Path(settings.output).rglob("*.parquet"))
     small = 0 < size < SMALL_INPUT // 16  # JSON takes about 16 times as much as the tables made of it
-    spark = spark_session(work, small, s3a=client is not None)
-    try:
-        if client:
-            use_s3a(spark, aws)
-        if small:
-            spark.conf.set("spark.sql.shuffle.partitions", 1)
-        open_tables(spark, settings.output)
-        result = query(spark, sql)
-        if settings.csv:
-            write_csv(result, sys.stdout)
-        else:
-            print("\n".join(as_table(result)))
-        sys.stdout.flush()
-    except (PySparkException, Py4JError) as error:
-        raise wrong_query(error) from None
-    except BrokenPipeError:  # who reads it, such as head, has enough; Python would complain when it flushes at its end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    finally:
-        with contextlib.suppress(Exception):
-            stop(spark)
+    with session(work, small, s3a=client is not None) as spark:
+        try:
+            if client:
+                use_s3a(spark, aws)
+            if small:
+                spark.conf.set("spark.sql.shuffle.partitions", 1)
+            open_tables(spark, settings.output)
+            result = query(spark, sql)
+            if settings.csv:
+                write_csv(result, sys.stdout)
+            else:
+                print("\n".join(as_table(result)))
+            sys.stdout.flush()
+        except (PySparkException, Py4JError) as error:
+            raise wrong_query(error) from None
+        except BrokenPipeError:  # who reads it, such as head, has enough; Python would complain when it flushes
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # --- EMR -------------------------------------------------------------------------------------------------------------

@@ -46,6 +46,15 @@ def sample_output(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="session")
+def hdfs(tmp_path_factory):
+    """The address of a real HDFS."""
+    from hdfs import serving_hdfs
+
+    with serving_hdfs(tmp_path_factory.mktemp("hdfs")) as address:
+        yield address
+
+
 @pytest.fixture
 def run_here(spark, monkeypatch, capsys, tmp_path):
     """Call main in this process, on the tests' session; gives (status, last line of standard error)."""

@@ -1,5 +1,6 @@
-"""One run at a time: the lock of an output, locally and on S3, and what --recover does with it."""
+"""One run at a time: the lock of an output, locally, on S3 and on HDFS, and what --recover does with it."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
+from typing import Callable, NamedTuple
 
 import pytest
 from dirty import event, song, write_input
@@ -16,9 +19,19 @@ from test_s3 import aws_of, client_of, contents, endpoint, fast_endpoint, put, w
 import etl
 
 
-@pytest.fixture(params=["local", "s3"])
-def place(request, tmp_path, fast_endpoint):  # noqa: F811
-    """(output, client, read, write): an output without a lock, and how a test sees and changes the lock."""
+class Place(NamedTuple):
+    """An output without a lock, lock_of it, and how a test sees and changes the lock."""
+
+    output: str
+    lock: Callable
+    read: Callable
+    write: Callable
+    client: object = None  # of S3
+
+
+@pytest.fixture(params=["local", "s3", pytest.param("hdfs", marks=pytest.mark.long)])
+def place(request, tmp_path):
+    name = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
     if request.param == "local":
         path = tmp_path / "lake" / etl.LOCK
 
@@ -26,16 +39,38 @@ def place(request, tmp_path, fast_endpoint):  # noqa: F811
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
 
-        yield str(tmp_path / "lake"), None, lambda: path.read_text() if path.exists() else None, write
-        return
-    bucket = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[:60].strip("-")
-    s3, key = client_of(fast_endpoint), f"lake/{etl.LOCK}"
-    client = etl.aws_client(aws_of(fast_endpoint), "s3")
+        output = str(tmp_path / "lake")
+        return Place(output, partial(etl.lock_of, output), lambda: path.read_text() if path.exists() else None, write)
+    if request.param == "hdfs":
+        spark, output = request.getfixturevalue("spark"), f"{request.getfixturevalue('hdfs')}/{name}"
+        return Place(output, partial(etl.lock_of, output, spark=spark), *read_and_write(spark, f"{output}/{etl.LOCK}"))
+    address = request.getfixturevalue("fast_endpoint")
+    s3, key = client_of(address), f"lake/{etl.LOCK}"
+    client = etl.aws_client(aws_of(address), "s3")
+    return Place(
+        f"s3://{name}/lake",
+        partial(etl.lock_of, f"s3://{name}/lake", client=client),
+        lambda: contents(s3, name, key).get(key, b"").decode() or None,
+        lambda text: s3.put_object(Bucket=name, Key=key, Body=text.encode()),
+        client,
+    )
+
+
+def read_and_write(spark, place):
+    """How a test reads and writes a file on HDFS."""
+    files, path = etl._file_system(spark, place)
 
     def read():
-        return contents(s3, bucket, key).get(key, b"").decode() or None
+        if not files.exists(path(place)):
+            return None
+        with contextlib.closing(files.open(path(place))) as file:
+            return bytes(file.readAllBytes()).decode()
 
-    yield f"s3://{bucket}/lake", client, read, lambda text: s3.put_object(Bucket=bucket, Key=key, Body=text.encode())
+    def write(text):
+        with contextlib.closing(files.create(path(place), True)) as file:
+            file.write(bytearray(text.encode()))
+
+    return read, write
 
 
 def owner_of(process, **changes):
@@ -55,40 +90,37 @@ def sleeping():
 
 
 def test_a_lock_names_its_owner_and_is_gone_afterwards(place):
-    output, client, read, _ = place
-    with etl.Lock(output, "me", client) as lock:
-        owner = json.loads(read())
+    with place.lock("me") as lock:
+        owner = json.loads(place.read())
         assert (owner["run_id"], owner["pid"]) == ("me", os.getpid())
         lock.check()
-    assert read() is None
-    assert client or not os.path.exists(output)
+    assert place.read() is None
+    if place.output.startswith(os.sep):
+        assert not os.path.exists(place.output)
 
 
 def test_a_second_run_is_refused_by_a_line_that_names_the_first(place, sleeping):
-    output, client, read, write = place
-    write(owner_of(sleeping))
-    before = read()
+    place.write(owner_of(sleeping))
+    before = place.read()
     with pytest.raises(etl.UsageError, match=rf"run 20260101T000000Z-00000000 \(process {sleeping} on box, since"):
-        etl.Lock(output, "me", client).__enter__()
-    assert read() == before
+        place.lock("me").__enter__()
+    assert place.read() == before
 
 
 def test_a_lock_from_another_machine_counts_while_it_is_renewed(place):
-    output, client, read, write = place
-    write(owner_of(os.getpid(), machine=["elsewhere"], pid=2**22 + 1))
+    place.write(owner_of(os.getpid(), machine=["elsewhere"], pid=2**22 + 1))
     with pytest.raises(etl.UsageError, match="is being written by run"):
-        etl.Lock(output, "me", client).__enter__()
-    write("{")  # what a reader sees while it is written
+        place.lock("me").__enter__()
+    place.write("{")  # what a reader sees while it is written
     with pytest.raises(etl.UsageError, match="is being written by run"):
-        etl.Lock(output, "me", client).__enter__()
+        place.lock("me").__enter__()
 
 
 @pytest.mark.parametrize("changes", [{"pid": 2**22 + 1}, {"process_start": "12"}])
 def test_the_lock_of_a_dead_process_is_taken_over(place, changes):
-    output, client, read, write = place
-    write(owner_of(os.getpid(), **changes))
-    with etl.Lock(output, "me", client):
-        assert json.loads(read())["run_id"] == "me"
+    place.write(owner_of(os.getpid(), **changes))
+    with place.lock("me"):
+        assert json.loads(place.read())["run_id"] == "me"
 
 
 def test_a_process_that_nobody_waited_for_is_dead():
@@ -101,45 +133,41 @@ def test_a_process_that_nobody_waited_for_is_dead():
 
 
 def test_a_silent_lock_is_taken_over(place, sleeping, monkeypatch):
-    output, client, read, write = place
-    write(owner_of(sleeping))
+    place.write(owner_of(sleeping))
     monkeypatch.setattr(etl, "SILENCE", 1)
-    if not client:
-        os.utime(f"{output}/{etl.LOCK}", (time.time() - 2, time.time() - 2))
+    if place.output.startswith(os.sep):
+        os.utime(f"{place.output}/{etl.LOCK}", (time.time() - 2, time.time() - 2))
     else:
-        monkeypatch.setattr(etl, "SILENCE", 0)  # the server's clock has whole seconds
-    with etl.Lock(output, "me", client):
-        assert json.loads(read())["run_id"] == "me"
+        monkeypatch.setattr(etl, "SILENCE", 0)  # S3's clock has whole seconds
+    with place.lock("me"):
+        assert json.loads(place.read())["run_id"] == "me"
 
 
 def test_a_lock_is_renewed_while_it_is_held(place, monkeypatch):
-    output, client, _, _ = place
     monkeypatch.setattr(etl, "RENEWAL", 0.05)
-    with etl.Lock(output, "me", client) as lock:
+    with place.lock("me") as lock:
         time.sleep(1.5)
         assert lock.read()[1] < 1.2
 
 
 def test_recover_takes_a_lock_at_once_and_who_lost_it_must_not_publish(place):
-    output, client, read, _ = place
-    with etl.Lock(output, "first", client) as first:
-        with etl.Lock(output, "second", client, at_once=True) as second:
+    with place.lock("first") as first:
+        with place.lock("second", at_once=True) as second:
             second.check()
             with pytest.raises(etl.JobError, match="was taken over by run second .*nothing is published"):
                 first.check()
-        assert read() is None
+        assert place.read() is None
         with pytest.raises(etl.JobError, match="was taken over"):
             first.check()
 
 
 def test_of_many_at_once_one_gets_the_lock(place):
-    output, client, _, _ = place
     got, barrier = [], threading.Barrier(8)
 
     def take(number):
         barrier.wait()
         try:
-            lock = etl.Lock(output, f"run {number}", client).__enter__()
+            lock = place.lock(f"run {number}").__enter__()
         except etl.UsageError:
             return
         got.append(lock)
@@ -154,18 +182,17 @@ def test_of_many_at_once_one_gets_the_lock(place):
 
 
 def test_a_server_without_conditional_writes_serves_too(place):
-    output, client, read, write = place
-    if client:
+    if place.client:
 
         def unconditional(params, **_):
             assert {"If-None-Match", "If-Match"} & set(params["headers"])
             for name in ("If-None-Match", "If-Match"):
                 params["headers"].pop(name, None)
 
-        client.meta.events.register("before-call.s3.PutObject", unconditional)
-    with etl.Lock(output, "me", client) as lock:
+        place.client.meta.events.register("before-call.s3.PutObject", unconditional)
+    with place.lock("me") as lock:
         lock.check()
-        write(owner_of(os.getpid()))
+        place.write(owner_of(os.getpid()))
         with pytest.raises(etl.JobError):
             lock.check()
 

@@ -68,16 +68,16 @@ def test_each_key_of_the_configuration_is_in_the_readme():
 
 def test_every_command_of_the_readme_has_its_test():
     beginnings = ["python3 -m venv", ".venv/bin/python etl.py", "tests/run", "python data/simulate.py"]
-    beginnings += ["python etl.py --input /data", "python etl.py --query", "spark-submit etl.py"]
-    on_s3 = "python etl.py --input s3://"  # in test_s3.py
+    beginnings += ["python etl.py --input /data", "python etl.py --query", "spark-submit etl.py --input /data"]
+    elsewhere = ("python etl.py --input s3://", "spark-submit etl.py --input hdfs://")  # in test_s3.py, in test_hdfs.py
     beginnings += ["python etl.py --emr", "spark-submit --deploy-mode cluster", "aws emr-serverless"]  # in test_emr.py
-    assert [line for line in COMMANDS if not line.startswith((on_s3, *beginnings))] == []
+    assert [line for line in COMMANDS if not line.startswith((*elsewhere, *beginnings))] == []
 
 
 @pytest.mark.long
 def test_the_simulator_and_both_ways_to_run_it_work(clone):
     run(command("python data/simulate.py"), clone, **WITH_THIS_PYTHON)
-    for at, beginning in enumerate(("python etl.py --input /data", "spark-submit etl.py")):
+    for at, beginning in enumerate(("python etl.py --input /data", "spark-submit etl.py --input /data")):
         line = command(beginning).replace("/data/sparkify", "more").replace("/data/lake", f"lake{at}")
         result = run(line, clone, **WITH_THIS_PYTHON)
         assert re.search(r"^songplays +1\d,\d{3} ", result.stdout, re.MULTILINE), result.stdout

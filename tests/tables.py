@@ -60,6 +60,10 @@ def run_etl(*arguments, cwd, command=(sys.executable,), **options):
     )
 
 
+# What etl.py sets where it starts Java itself: a run of seconds ends before Java's second compiler has paid.
+FOR_SECONDS = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+
+
 def environment(**changes):
     """The environment of this process with changes."""
     return {**os.environ, **changes}

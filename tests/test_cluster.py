@@ -19,7 +19,7 @@ import oracle
 import pyspark
 import pytest
 from dirty import dump, event, song, write_input
-from tables import COLUMNS, ETL, ROOT, assert_tables
+from tables import COLUMNS, ETL, FOR_SECONDS, ROOT, assert_tables
 from test_s3 import client_of, contents, downloaded, free_port, put, serving
 
 import etl
@@ -81,8 +81,7 @@ def nodes(endpoint, tmp_path_factory):
         "SPARK_CONF_DIR": str(conf),
         "SPARK_LOCAL_IP": "127.0.0.1",
         "TMPDIR": str(folder / "tmp"),
-        # A run of seconds ends before Java's second compiler has paid.
-        "JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        **FOR_SECONDS,
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
         "AWS_ACCESS_KEY_ID": "AKIDEXAMPLEEXAMPLE11",

@@ -18,7 +18,18 @@ import duckdb
 import oracle
 import pyspark
 import pytest
-from tables import COLUMNS, ROOT, assert_rows, assert_tables, environment, is_hidden, listing, read_table, run_etl
+from tables import (
+    COLUMNS,
+    FOR_SECONDS,
+    ROOT,
+    assert_rows,
+    assert_tables,
+    environment,
+    is_hidden,
+    listing,
+    read_table,
+    run_etl,
+)
 
 import etl
 
@@ -187,7 +198,7 @@ def test_spark_submit_with_other_partitions_gives_the_same_tables(tmp_path, samp
         expected=sample_expected,
         output="lake/sparkify",
         command=command,
-        env=environment(SPARK_HOME=str(spark_home), JAVA_HOME=java, PYSPARK_PYTHON=sys.executable),
+        env=environment(SPARK_HOME=str(spark_home), JAVA_HOME=java, PYSPARK_PYTHON=sys.executable, **FOR_SECONDS),
     )
     assert_tables(run.output, run.expected)
     assert_summary(run)

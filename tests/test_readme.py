@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tables import FOR_SECONDS
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,6 +46,7 @@ WITH_THIS_PYTHON = {
     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     "PYSPARK_PYTHON": sys.executable,
     "PYSPARK_DRIVER_PYTHON": sys.executable,
+    **FOR_SECONDS,
 }
 
 

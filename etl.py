@@ -795,7 +795,7 @@ def zip_members(path, client=None):
     return [File(path, entry.filename, entry.file_size) for entry in entries]
 
 
-def fetch(files, whole, aws=None, slowed=None):
+def fetch(files, whole, aws=None, slowed=None, requests=REQUESTS):
     """In a task: (source, text) of each file; if not whole, a large one in pieces that end where a line does.
 
     For files on S3, aws is what a client of S3 needs, and slowed adds up the requests that were repeated.
@@ -813,7 +813,7 @@ def fetch(files, whole, aws=None, slowed=None):
         with open(path, "rb") as file:
             return path, decoded(file.read())
 
-    with ThreadPoolExecutor(REQUESTS if client else 8) as pool:
+    with ThreadPoolExecutor(requests if client else 8) as pool:
         waiting = collections.deque()
         for file in in_folders(client, files):
             if not file.member:
@@ -861,7 +861,8 @@ def fetch_early(songs, logs, aws, slowed):
     logs = [file for file in logs if not is_large(file)]
     pool = ThreadPoolExecutor(2)
     futures = [
-        pool.submit(lambda files, whole: list(fetch(files, whole, aws, slowed)), files, whole)
+        # Half as many requests at once for each kind: Java starts on the same cores.
+        pool.submit(lambda files, whole: list(fetch(files, whole, aws, slowed, REQUESTS // 2)), files, whole)
         if files and is_few(files) and "PYSPARK_GATEWAY_PORT" not in os.environ
         else None
         for files, whole in ((songs, True), (logs, False))

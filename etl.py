@@ -1749,10 +1749,11 @@ def read_settings(argv):
 
 def _folder(place):
     """A place as s3://BUCKET/…, hdfs://… or a local path."""
-    known = re.fullmatch("(?:(s3)a?|(hdfs))(://[^/]+.*?)/*", place) or re.fullmatch("(s3)?(hdfs)(:///[^/].*?)/*", place)
-    if known:
-        return "".join(filter(None, known.groups()))
-    if "://" in place and not place.startswith("file://"):
+    scheme, remote, rest = place.partition("://")
+    rest = rest.rstrip("/")
+    if rest and (scheme == "hdfs" or (scheme in ("s3", "s3a") and not rest.startswith("/"))):
+        return f"{scheme.rstrip('a')}://{rest}"
+    if remote and scheme != "file":
         raise UsageError(f"{place}: only s3://BUCKET/…, hdfs://… and local folders are read and written")
     return re.sub("^file:(//)?", "", place)
 
@@ -1841,9 +1842,9 @@ def check_hdfs(spark, output):
     try:
         for table in TABLES:
             check_names(output, table, list_files(spark, f"{output}/{table}"))
-        probe = path(f"{output}/_staging/{uuid.uuid4().hex}")
-        files.create(probe, False).close()
-        files.delete(probe, False)
+        probe = uuid.uuid4().hex
+        files.create(path(f"{output}/_staging/{probe}"), False).close()
+        discard(spark, output, probe)
     except Py4JError as error:
         raise UsageError(f"can't write to {output}: {java_cause(error)}") from None
 

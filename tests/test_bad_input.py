@@ -348,8 +348,8 @@ def test_spark_reads_the_empty_tables_with_their_columns(no_play, spark, name):
     assert table.count() == (1 if name in ("songs", "artists") else 0)
 
 
-@pytest.mark.parametrize("place", ["gs://bucket/lake", "s3n://bucket/lake", "hdfs:///lake", "s3://"])
-def test_a_place_that_is_neither_local_nor_on_s3_is_refused(place, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("place", ["gs://bucket/lake", "s3n://bucket/lake", "hdfs://", "s3://"])
+def test_a_place_that_is_neither_local_nor_on_s3_nor_hdfs_is_refused(place, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert etl.main(["--output", place]) == 2
     assert capsys.readouterr().err.startswith(f"etl.py: {place}: ")

@@ -63,8 +63,7 @@ def read_and_write(spark, place):
     def read():
         if not files.exists(path(place)):
             return None
-        with contextlib.closing(files.open(path(place))) as file:
-            return bytes(file.readAllBytes()).decode()
+        return etl._read(spark, files.open(path(place))).decode()
 
     def write(text):
         with contextlib.closing(files.create(path(place), True)) as file:

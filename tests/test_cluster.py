@@ -116,7 +116,7 @@ def until(condition, seconds=120):
 
 @pytest.fixture(scope="module")
 def master(nodes, tmp_path_factory):
-    """(The address of a cluster with two workers of one core, their process ids)."""
+    """(The address of a cluster with two workers of one core, their process ids, their logs)."""
     logs = tmp_path_factory.mktemp("cluster")
     port = str(free_port())
     address = f"spark://127.0.0.1:{port}"
@@ -131,7 +131,7 @@ def master(nodes, tmp_path_factory):
             command = ("org.apache.spark.deploy.worker.Worker", *listening, *resources, address)
             pids.append(stack.enter_context(spark_class(nodes, logs / f"log-{name}", *command)).pid)
         until(lambda: (logs / "master").read_text().count("Registering worker") == 2)
-        yield address, pids
+        yield address, pids, [logs / f"log-{name}" for name in ("one", "two")]
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def executors(workers):
 
 
 def test_an_executor_killed_halfway_changes_no_table(nodes, endpoint, source, master, tmp_path):
-    address, workers = master
+    address, workers, logs = master
     process = submission(nodes, endpoint, "killed", address)
     log = []
     reader = threading.Thread(target=lambda: log.extend(process.stderr))
@@ -212,5 +212,5 @@ def test_an_executor_killed_halfway_changes_no_table(nodes, endpoint, source, ma
     reader.join()
     stdout, stderr = "".join(lines), "".join(log)
     assert process.returncode == 0, stderr[-5000:]
-    assert "Lost executor" in stderr
+    assert "exited with code 137" in "".join(path.read_text() for path in logs)
     assert_result(endpoint, "killed", source, tmp_path, stdout, stderr)

@@ -1793,12 +1793,12 @@ def check_output(source, output, report, client=None, spark=None):
 
 
 def check_names(output, table, names):
-    """Raise UsageError when a file that lies below a table's folder is none of that table."""
+    """Raise UsageError when a file or a folder that lies below a table's folder is none of that table."""
     for name in names:
-        *folders, last = name.split("/")
-        if is_hidden(name) or last.endswith("$folder$") or not last:
-            continue
-        if not last.endswith(".parquet") or {part.split("=")[0] for part in folders} - {*TABLES[table].partitions}:
+        *folders, last = name.split("/")  # of a folder, or of S3's marker of one, the last is empty
+        strange = {folder.split("=")[0] for folder in folders} - {*TABLES[table].partitions}
+        strange = strange or (last and not last.endswith((".parquet", "$folder$")))
+        if strange and not is_hidden(name):
             raise UsageError(
                 f"{output}/{table}/{name} is not of the table {table}, which this run would replace: choose another "
                 "--output"
@@ -1811,8 +1811,8 @@ def check_folder(output):
         place = os.path.join(output, table)
         if os.path.isfile(place):
             raise UsageError(f"{place} is a file, where a table would go: choose another --output")
-        names = [os.path.join(parent, name) for parent, _, files in os.walk(place) for name in files]
-        check_names(output, table, [os.path.relpath(name, place).replace(os.sep, "/") for name in names])
+        names = [os.path.join(parent, name) for parent, _, files in os.walk(place) for name in ["", *files]]
+        check_names(output, table, [name[len(place) + 1 :] for name in names])
     check_writable(absolute(output))
 
 
@@ -1928,20 +1928,25 @@ def java_options(home, small):
     return [*options, f"-XX:ArchiveClassesAtExit={archive}.{os.getpid()}"]
 
 
+def hadoop_package(name):
+    """(version of the Hadoop in pyspark, coordinates of its package of a name, where Spark keeps that, downloaded)"""
+    version = next((Path(pyspark.__file__).parent / "jars").glob("hadoop-client-api-*.jar")).stem.rsplit("-", 1)[1]
+    ivy = Path.home() / (".ivy2" if pyspark.__version__.startswith("3.") else ".ivy2.5.2")
+    return version, f"org.apache.hadoop:{name}:{version}", ivy / "jars" / f"org.apache.hadoop_{name}-{version}.jar"
+
+
 def s3a_jars():
     """The setting that brings the S3A that belongs to the Hadoop in pyspark; empty where it is there already."""
-    jars = Path(pyspark.__file__).parent / "jars"
-    if list(jars.glob("hadoop-aws-*.jar")):
+    if list((Path(pyspark.__file__).parent / "jars").glob("hadoop-aws-*.jar")):
         return {}
-    version = next(jars.glob("hadoop-client-api-*.jar")).stem.rsplit("-", 1)[1]
-    ivy = Path.home() / (".ivy2" if pyspark.__version__.startswith("3.") else ".ivy2.5.2")
-    if not (ivy / "jars" / f"org.apache.hadoop_hadoop-aws-{version}.jar").exists():
-        size = 280 if version < "3.4" else 600
+    version, package, jar = hadoop_package("hadoop-aws")
+    if not jar.exists():
+        size, ivy = 280 if version < "3.4" else 600, jar.parent.parent
         print(
             f"etl.py: for large files on S3, downloading hadoop-aws {version} and AWS's SDK to {ivy}, once: {size} MB",
             file=sys.stderr,
         )
-    return {"spark.jars.packages": f"org.apache.hadoop:hadoop-aws:{version}"}
+    return {"spark.jars.packages": package}
 
 
 def use_s3a(spark, aws):
@@ -2190,10 +2195,8 @@ def recover_only(settings, work):
     if "://" not in output and not os.path.isdir(output):
         raise UsageError(f"there is no folder {output}: name an output that etl.py has written")
     with contextlib.ExitStack() as held:
-        spark = held.enter_context(session(work, small=True)) if is_hdfs(output) else None
+        spark = None if client else held.enter_context(session(work, small=True))
         held.enter_context(lock_of(output, new_run_id(), client, spark, at_once=True))
-        if not client and not spark:
-            spark = held.enter_context(session(work, small=True))
         recovered = recover(spark, output, client)
     if recovered:
         return f"completed the publishing of run {recovered}, which had been interrupted"
@@ -2229,10 +2232,12 @@ def run(settings, work, held):
     with steps("find input"):
         aws, reader = s3_access(settings.aws, settings.input)
         output_aws, client = s3_access(settings.aws, settings.output)
-        objects, folders = list_hdfs(spark, settings.input) if is_hdfs(settings.input) else None, []
+        objects, folders = None, []
         if reader:
             with aws_calls(settings.input, "s3:ListBucket"):
                 objects, folders = list_input(reader, settings.input)
+        elif is_hdfs(settings.input):
+            objects = list_hdfs(spark, settings.input)
         song_files = find_files(settings.input, "song", reader, objects, folders)
         log_files = find_files(settings.input, "log", reader, objects)
         check_output(settings.input, settings.output, settings.report, client, spark)

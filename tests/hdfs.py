@@ -6,13 +6,13 @@ import time
 from pathlib import Path
 
 import pyspark
+from tables import hadoop_jar
 from test_s3 import free_port
 
 import etl
 
 JARS = Path(pyspark.__file__).parent / "jars"
 NODES = "org.apache.hadoop.hdfs.server"
-SITE = """<configuration>{}</configuration>"""
 LOG = """rootLogger.level=info
 rootLogger.appenderRef.console.ref=console
 appender.console.type=Console
@@ -20,19 +20,6 @@ appender.console.name=console
 appender.console.layout.type=PatternLayout
 appender.console.layout.pattern=%m%n%throwable
 """
-
-
-def minicluster(folder):
-    """The jar with HDFS's servers, of the version of Spark's Hadoop; downloaded if no run has done it yet."""
-    version = next(JARS.glob("hadoop-client-api-*.jar")).stem.rsplit("-", 1)[1]
-    ivy = Path.home() / (".ivy2" if pyspark.__version__.startswith("3.") else ".ivy2.5.2")
-    jar = ivy / f"jars/org.apache.hadoop_hadoop-client-minicluster-{version}.jar"
-    if not jar.exists():
-        there = "org.apache.hadoop:hadoop-client-runtime,org.apache.hadoop:hadoop-client-api"
-        package = ["--packages", f"org.apache.hadoop:hadoop-client-minicluster:{version}", "--exclude-packages", there]
-        submit = [JARS.parent / "bin/spark-submit", "--master", "local[1]", *package]
-        subprocess.run([*submit, "--class", "org.apache.hadoop.util.VersionInfo", "spark-internal"], check=True)
-    return jar
 
 
 @contextlib.contextmanager
@@ -50,10 +37,12 @@ def serving_hdfs(folder):
     }
     for name, settings in (("core", core), ("hdfs", hdfs)):
         entries = [f"<property><name>{key}</name><value>{value}</value></property>" for key, value in settings.items()]
-        (folder / f"{name}-site.xml").write_text(SITE.format("".join(entries)))
+        (folder / f"{name}-site.xml").write_text(f"<configuration>{''.join(entries)}</configuration>")
     (folder / "log4j2.properties").write_text(LOG)
+    there = "org.apache.hadoop:hadoop-client-runtime,org.apache.hadoop:hadoop-client-api"
+    servers = hadoop_jar("hadoop-client-minicluster", "--exclude-packages", there)
     java = f"{etl.find_java(pyspark.__version__)}/bin/java"
-    classpath = f"{folder}:{minicluster(folder)}:{JARS}/*"
+    classpath = f"{folder}:{servers}:{JARS}/*"
     command = [java, "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", classpath]
     namenode, datanode = f"{NODES}.namenode.NameNode", f"{NODES}.datanode.DataNode"
     subprocess.run([*command, namenode, "-format", "-nonInteractive"], check=True, capture_output=True, cwd=folder)

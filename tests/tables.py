@@ -8,7 +8,10 @@ from pathlib import Path
 
 import duckdb
 import oracle
+import pyspark
 import pytest
+
+import etl
 
 ROOT = Path(__file__).resolve().parent.parent
 ETL = ROOT / "etl.py"
@@ -67,6 +70,16 @@ FOR_SECONDS = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
 def environment(**changes):
     """The environment of this process with changes."""
     return {**os.environ, **changes}
+
+
+def hadoop_jar(name, *options):
+    """The jar of a package of the Hadoop in pyspark; Spark downloads it, by options besides, if no run has done it."""
+    _, package, jar = etl.hadoop_package(name)
+    if not jar.exists():
+        submit = [Path(pyspark.__file__).parent / "bin/spark-submit", "--master", "local[1]", "--packages", package]
+        version = ["--class", "org.apache.hadoop.util.VersionInfo", "spark-internal"]
+        subprocess.run([*submit, *options, *version], check=True)
+    return jar
 
 
 # ---- Reading ---------------------------------------------------------------------------------------------

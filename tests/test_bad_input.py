@@ -242,6 +242,11 @@ def test_an_output_with_a_foreign_file_in_a_tables_place_is_refused(refused, sma
     assert path.read_text() == "precious"
 
 
+def test_an_output_with_an_empty_foreign_folder_in_a_tables_place_is_refused(refused, small, here):
+    (here / "lake/users/mine").mkdir(parents=True)
+    assert "users/mine/ is not of the table users" in refused("--input", small, "--output", "lake")
+
+
 def test_an_output_where_a_tables_place_is_a_file_is_refused(refused, small, here):
     (here / "lake").mkdir()
     (here / "lake/users").write_text("precious")

@@ -19,7 +19,7 @@ import oracle
 import pyspark
 import pytest
 from dirty import dump, event, song, write_input
-from tables import COLUMNS, ETL, FOR_SECONDS, ROOT, assert_tables
+from tables import COLUMNS, ETL, FOR_SECONDS, ROOT, assert_tables, hadoop_jar
 from test_s3 import client_of, contents, downloaded, free_port, put, serving
 
 import etl
@@ -35,19 +35,13 @@ def endpoint(tmp_path_factory):
         yield address
 
 
-def s3a_classpath(folder):
-    """The jars of S3A, as they are on every node of EMR's; downloaded if no run has done it yet."""
-    settings = etl.s3a_jars()
-    if not settings:
+def s3a_classpath():
+    """The jars of S3A, as they are on every node of EMR's."""
+    if not etl.s3a_jars():
         return ""
-    version = settings["spark.jars.packages"].rsplit(":", 1)[1]
-    ivy = Path.home() / (".ivy2" if pyspark.__version__.startswith("3.") else ".ivy2.5.2")
-    if not (ivy / f"jars/org.apache.hadoop_hadoop-aws-{version}.jar").exists():
-        (folder / "nothing.py").write_text("")
-        submit = [Path(pyspark.__file__).parent / "bin/spark-submit", "--packages", settings["spark.jars.packages"]]
-        subprocess.run([*submit, folder / "nothing.py"], check=True)
+    folder = hadoop_jar("hadoop-aws").parent
     names = ("org.apache.hadoop_hadoop-aws-", "org.wildfly", "com.amazonaws_aws-java-sdk-bundle", "software.amazon")
-    return ":".join(str(path) for path in (ivy / "jars").glob("*.jar") if path.name.startswith(names))
+    return ":".join(str(path) for path in folder.glob("*.jar") if path.name.startswith(names))
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +53,7 @@ def nodes(endpoint, tmp_path_factory):
         path.mkdir()
     for path in Path(pyspark.__file__).parent.iterdir():
         (home / path.name).symlink_to(path)
-    classpath = s3a_classpath(elsewhere)
+    classpath = s3a_classpath()
     settings = {
         "spark.driver.extraClassPath": classpath,
         "spark.executor.extraClassPath": classpath,

@@ -57,8 +57,9 @@ try:
     from py4j.protocol import Py4JError
     from pyspark import StorageLevel, cloudpickle
     from pyspark.errors import ParseException, PySparkException
-    from pyspark.sql import SparkSession
+    from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql import functions as F
+    from pyspark.sql.types import StructType
 except ImportError:
     sys.exit("etl.py: pyspark is missing: pip install -r requirements.txt")
 
@@ -162,6 +163,7 @@ class JobError(Exception):
 # --- Records: from raw text to typed columns, or to the reason why not -----------------------------------------------
 # Expressions are SQL text, one call each: the same as Column objects costs 1,500 calls into Java, 2 s of a short run.
 
+TEXTS = StructType().add("source", "string").add("raw", "string")  # a file or a line, and the file it is from
 JSON_OPTIONS = {
     "mode": "PERMISSIVE",
     "columnNameOfCorruptRecord": "_corrupt",
@@ -894,11 +896,17 @@ def read_small(spark, files, whole=True, aws=None, slowed=None, early=None):
         shares = [files[len(files) * number // tasks : len(files) * (number + 1) // tasks] for number in range(tasks)]
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the executors have no etl module
     if early or (is_few(files) and spark.sparkContext.master.startswith("local[")):
-        texts = early.result() if early else list(fetch(files, whole, aws, slowed))  # sooner than starting workers
-        texts = spark.sparkContext.parallelize(texts, tasks)
-    else:
-        texts = spark.sparkContext.parallelize(shares, tasks).flatMap(lambda share: fetch(share, whole, aws, slowed))
-    return spark.createDataFrame(texts, "source string, raw string", verifySchema=False)
+        return without_workers(spark, early.result() if early else list(fetch(files, whole, aws, slowed)), tasks)
+    texts = spark.sparkContext.parallelize(shares, tasks).flatMap(lambda share: fetch(share, whole, aws, slowed))
+    return spark.createDataFrame(texts, TEXTS, verifySchema=False)
+
+
+def without_workers(spark, texts, tasks):
+    """(source, text) of what the driver holds. createDataFrame would start Python workers, which takes a second."""
+    pickled = spark.sparkContext.parallelize(texts, tasks)._jrdd
+    serde = spark._jvm.SerDeUtil
+    rows = serde.toJavaArray(serde.pythonToJava(pickled, True)).rdd()
+    return DataFrame(spark._jsparkSession.applySchemaToPythonRDD(rows, TEXTS.json()), spark)
 
 
 def read_by_spark(spark, files, whole):
@@ -909,7 +917,7 @@ def read_by_spark(spark, files, whole):
     texts = reader.load([_literal(file.path) for file in files])
     texts = texts.selectExpr("_metadata.file_path AS source", "value AS raw")
     empty = [(file.path, "") for file in files if whole and not file.size]  # Spark passes them by
-    return texts.unionAll(spark.createDataFrame(empty, "source string, raw string")) if empty else texts
+    return texts.unionAll(spark.createDataFrame(empty, TEXTS)) if empty else texts
 
 
 def read_songs(spark, files, aws=None, slowed=None, early=None):
@@ -1342,14 +1350,15 @@ def in_parallel(action, items):
         return list(pool.map(action, items))
 
 
-def audit(spark, staging):
+def audit(spark, staging, few=False):
     """Check what was staged with what the contracts say of keys; returns {table: rows} and the matched plays.
 
     Every key is not null and unique, every user_id and start_time and every song_id and artist_id that isn't null in
     songplays is the key of a row, year and month are those of start_time. (The columns and their types are checked when
-    they are staged.) Raises JobError with the table, the rule and an example.
+    they are staged.) few: no table has more than BROADCAST_ROWS rows. Raises JobError with the table, the rule and an
+    example.
     """
-    tables = {name: read_table(spark, staging, name) for name in TABLES}
+    in_parallel(lambda name: read_table(spark, staging, name).createOrReplaceTempView(f"staged_{name}"), TABLES)
     rules = {
         "the key is not null": "key IS NULL AND owns > 0",
         "the key is unique": "owns > 1",
@@ -1360,34 +1369,36 @@ def audit(spark, staging):
     def keys(name):
         """One row a key: how many rows of the table have it, and how many rows there are with what refers to it."""
         key = TABLES[name].key
-        rows = tables[name].selectExpr(f"{key} AS key", "1 AS owns")
+        rows = f"SELECT {key} AS key, 1 AS owns FROM staged_{name}"
         if name != "songplays":
-            rows = rows.unionAll(tables["songplays"].where(f"{key} IS NOT NULL").selectExpr(key, "0"))
-        if name in ("songplays", "time"):  # nearly as many keys as rows: counting them before the shuffle is in vain
-            rows = rows.repartition("key")
-        return rows.groupBy("key").agg(F.expr("sum(owns) AS owns"), F.expr("count(1) AS total"))
+            rows += f" UNION ALL SELECT {key}, 0 FROM staged_songplays WHERE {key} IS NOT NULL"
+        hint = ""
+        if few:  # one task has counted them before others have shuffled them
+            hint = "/*+ COALESCE(1) */"
+        elif name in ("songplays", "time"):  # nearly as many keys as rows: counting them before the shuffle is in vain
+            hint = "/*+ REPARTITION(key) */"
+        return f"SELECT key, sum(owns) AS owns, count(1) AS total FROM (SELECT {hint} * FROM ({rows})) GROUP BY key"
 
     def counted(name):
-        broken = [f"count_if({condition})" for condition in rules.values()]
-        return keys(name).selectExpr(f"'{name}'", "sum(owns)", "sum(total - owns)", *broken, "0")
+        """The table's rows, the rows that refer to it, and how many keys or rows break each rule."""
+        broken = ", ".join(f"count_if({condition})" for condition in rules.values())
+        counts = f"SELECT sum(owns), sum(total - owns), {broken}, 0 FROM ({keys(name)})"
+        if "month" in TABLES[name].partitions:
+            counts += f" UNION ALL SELECT 0, 0, 0, 0, 0, count_if({misplaced}) FROM staged_{name}"
+        return [sum(value or 0 for value in values) for values in zip(*spark.sql(counts).collect())]
 
-    counts = [counted(name) for name in TABLES]
-    counts += [
-        tables[name].selectExpr(f"'{name}'", *["0"] * 5, f"count_if({misplaced})") for name in ("songplays", "time")
-    ]
-    results = functools.reduce(lambda above, below: above.unionAll(below), counts).collect()
-    for name, _, _, *broken in results:
+    counts = dict(zip(TABLES, in_parallel(counted, TABLES)))
+    for name, (_, _, *broken) in counts.items():
         for count, rule in zip(broken, [*rules, "year and month are those of start_time"]):
             if count:
-                found = keys(name).where(rules[rule]) if rule in rules else tables[name].where(misplaced)
                 key = TABLES[name].key
-                example = found.selectExpr(f"cast({'key' if rule in rules else key} AS string)").first()[0]
+                found = f"({keys(name)}) WHERE {rules[rule]}" if rule in rules else f"staged_{name} WHERE {misplaced}"
+                example = spark.sql(f"SELECT cast({'key' if rule in rules else key} AS string) FROM {found}").first()[0]
                 raise JobError(
                     f"the audit failed: {name}: {count:,} times not «{rule}», as for {key} = {example}; "
                     f"nothing is published; what was staged is kept in {staging}"
                 )
-    rows = {name: sum(owns or 0 for table, owns, *_ in results if table == name) for name in TABLES}
-    return rows, sum(refers or 0 for name, _, refers, *_ in results if name == "songs")
+    return {name: rows for name, (rows, *_) in counts.items()}, counts["songs"][1]
 
 
 def read_table(spark, place, name):
@@ -2045,7 +2056,10 @@ def session(work, small=False, s3a=False):
 def stop(spark):
     """End the session; where Java is to leave an archive of its classes, wait until it has, and put it in its place."""
     options = spark.conf.get("spark.driver.extraJavaOptions", "")
-    gateway = spark.sparkContext._gateway
+    context = spark.sparkContext
+    gateway, accumulators = context._gateway, context._accumulatorServer
+    context._accumulatorServer = None  # it takes up to half a second to end, and Spark would wait for that
+    threading.Thread(target=accumulators.shutdown, daemon=True).start()
     spark.stop()
     archive = re.search(r"ArchiveClassesAtExit=((\S+\.jsa)\.\d+)", options)
     if archive and getattr(gateway, "proc", None):
@@ -2281,7 +2295,8 @@ def run(settings, work, held):
             broadcast = not folders and len(song_files) <= BROADCAST_ROWS
             song_counts, log_counts = in_parallel(lambda job: job(), [song_job, lambda: log_job(broadcast=broadcast)])
             with steps("audit"):
-                rows, matched = audit(spark, staging)
+                few = max(song_counts["records"], log_counts["plays"]) <= BROADCAST_ROWS
+                rows, matched = audit(spark, staging, few)
                 song_counts["duplicates"] = song_counts["records"] - song_counts["rejected"] - rows["songs"]
                 log_counts["duplicates"] = log_counts["plays"] - rows["songplays"]
                 log_counts["plays"] = rows["songplays"]

@@ -417,15 +417,17 @@ TAMPERED = {
 }
 
 
+@pytest.mark.parametrize("few", [True, False])
 @pytest.mark.parametrize(
     "what", ["users", "songplays", *(pytest.param(what, marks=pytest.mark.long) for what in list(TAMPERED)[1:-1])]
 )
-def test_a_failed_audit_publishes_nothing_and_keeps_what_was_staged(inputs, lake, run_here, monkeypatch, what):
+def test_a_failed_audit_publishes_nothing_and_keeps_what_was_staged(inputs, lake, run_here, monkeypatch, what, few):
     audit = etl.audit
 
-    def tampered(spark, staging, *more):
+    def tampered(spark, staging, few_rows):
+        assert few_rows
         TAMPERED[what](Path(staging))
-        return audit(spark, staging, *more)
+        return audit(spark, staging, few)
 
     monkeypatch.setattr(etl, "audit", tampered)
     before = visible(lake / "lake")

@@ -147,6 +147,9 @@ SQL_SETTINGS = {
 }
 SMALL_SETTINGS = {
     "spark.sql.adaptive.enabled": "false",
+    "spark.sql.ui.explainMode": "simple",  # of each query, for the user interface, which is off
+    "spark.cleaner.referenceTracking": "false",  # what a few seconds leave in memory and in the folder work is little
+    "spark.log.level": "WARN",  # else messages are made first, and then left out
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
@@ -2256,6 +2259,7 @@ def run(settings, work, held):
         log_files = find_files(settings.input, "log", reader, objects)
         check_output(settings.input, settings.output, settings.report, client, spark)
         size = sum(file.size for file in [*song_files, *log_files])
+        small = size < SMALL_INPUT
     output = absolute(settings.output)
     lock = held.enter_context(lock_of(output, run_id, client, spark))
     staging = f"{output}/_staging/{run_id}"
@@ -2264,11 +2268,11 @@ def run(settings, work, held):
     s3a = bool(reader) and any(map(is_large, log_files))
     if not spark:
         with steps("start Spark"):
-            spark = held.enter_context(session(work, size < SMALL_INPUT, s3a))
+            spark = held.enter_context(session(work, small, s3a))
     try:
         with steps.bar(spark):
             cores = spark.sparkContext.defaultParallelism
-            spark.conf.set("spark.sql.shuffle.partitions", 1 if size < SMALL_INPUT else max(cores, size >> 25))
+            spark.conf.set("spark.sql.shuffle.partitions", 1 if small else max(cores, size >> 25))
             if client and is_local(spark):
                 staging = f"{work}/staging"  # uploading from here takes a third of the requests of writing to S3
             if s3a or ((reader or client) and not is_local(spark)):
@@ -2286,8 +2290,12 @@ def run(settings, work, held):
                 slowed = spark.sparkContext.accumulator(0)
                 song_texts = functools.partial(read_songs, spark, song_files, aws, slowed, early_songs)
                 log_texts = functools.partial(read_lines, spark, log_files, aws, slowed, early_logs)
+                # A few rows in one process aren't worth the code that a cache of columns compiles for itself.
+                in_rows = small and is_local(spark)
                 songs, events = in_parallel(
-                    lambda make: make().persist(StorageLevel.MEMORY_AND_DISK),
+                    lambda make: (
+                        make().localCheckpoint(False) if in_rows else make().persist(StorageLevel.MEMORY_AND_DISK)
+                    ),
                     [lambda: song_records(song_texts()), lambda: event_records(log_texts())],
                 )
             song_job = functools.partial(process_song_data, spark, songs, staging, settings.max_rejected, steps)

@@ -1390,17 +1390,24 @@ def audit(spark, staging, few=False):
             counts += f" UNION ALL SELECT 0, 0, 0, 0, 0, count_if({misplaced}) FROM staged_{name}"
         return [sum(value or 0 for value in values) for values in zip(*spark.sql(counts).collect())]
 
-    counts = dict(zip(TABLES, in_parallel(counted, TABLES)))
-    for name, (_, _, *broken) in counts.items():
-        for count, rule in zip(broken, [*rules, "year and month are those of start_time"]):
-            if count:
-                key = TABLES[name].key
-                found = f"({keys(name)}) WHERE {rules[rule]}" if rule in rules else f"staged_{name} WHERE {misplaced}"
-                example = spark.sql(f"SELECT cast({'key' if rule in rules else key} AS string) FROM {found}").first()[0]
-                raise JobError(
-                    f"the audit failed: {name}: {count:,} times not «{rule}», as for {key} = {example}; "
-                    f"nothing is published; what was staged is kept in {staging}"
-                )
+    def example(name, rule):
+        key, rows, condition = TABLES[name].key, f"staged_{name}", misplaced
+        if rule in rules:
+            key, rows, condition = "key", f"({keys(name)})", rules[rule]
+        return spark.sql(f"SELECT cast({key} AS string) FROM {rows} WHERE {condition}").first()[0]
+
+    try:
+        counts = dict(zip(TABLES, in_parallel(counted, TABLES)))
+        for name, (_, _, *broken) in counts.items():
+            for count, rule in zip(broken, [*rules, "year and month are those of start_time"]):
+                if count:
+                    raise JobError(
+                        f"the audit failed: {name}: {count:,} times not «{rule}», as for {TABLES[name].key} = "
+                        f"{example(name, rule)}; nothing is published; what was staged is kept in {staging}"
+                    )
+    finally:
+        for name in TABLES:
+            spark.catalog.dropTempView(f"staged_{name}")
     return {name: rows for name, (rows, *_) in counts.items()}, counts["songs"][1]
 
 

@@ -148,8 +148,6 @@ SQL_SETTINGS = {
 SMALL_SETTINGS = {
     "spark.sql.adaptive.enabled": "false",
     "spark.sql.ui.explainMode": "simple",  # of each query, for the user interface, which is off
-    "spark.cleaner.referenceTracking": "false",  # what a few seconds leave in memory and in the folder work is little
-    "spark.log.level": "WARN",  # else messages are made first, and then left out
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
 }
@@ -898,7 +896,7 @@ def read_small(spark, files, whole=True, aws=None, slowed=None, early=None):
     if aws and any(file.member for file in files):  # neighbours in the zip, so that few bytes are asked for twice
         shares = [files[len(files) * number // tasks : len(files) * (number + 1) // tasks] for number in range(tasks)]
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the executors have no etl module
-    if early or (is_few(files) and spark.sparkContext.master.startswith("local[")):
+    if early or (is_few(files) and is_local(spark)):
         return without_workers(spark, early.result() if early else list(fetch(files, whole, aws, slowed)), tasks)
     texts = spark.sparkContext.parallelize(shares, tasks).flatMap(lambda share: fetch(share, whole, aws, slowed))
     return spark.createDataFrame(texts, TEXTS, verifySchema=False)
@@ -920,7 +918,7 @@ def read_by_spark(spark, files, whole):
     texts = reader.load([_literal(file.path) for file in files])
     texts = texts.selectExpr("_metadata.file_path AS source", "value AS raw")
     empty = [(file.path, "") for file in files if whole and not file.size]  # Spark passes them by
-    return texts.unionAll(spark.createDataFrame(empty, TEXTS)) if empty else texts
+    return texts.unionAll(without_workers(spark, empty, 1)) if empty else texts
 
 
 def read_songs(spark, files, aws=None, slowed=None, early=None):
@@ -1353,7 +1351,7 @@ def in_parallel(action, items):
         return list(pool.map(action, items))
 
 
-def audit(spark, staging, few=False):
+def audit(spark, staging, few):
     """Check what was staged with what the contracts say of keys; returns {table: rows} and the matched plays.
 
     Every key is not null and unique, every user_id and start_time and every song_id and artist_id that isn't null in
@@ -2025,6 +2023,8 @@ def spark_session(work=None, small=False, s3a=False):
         "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
     }
     local.update(s3a_jars() if s3a else {})
+    if small:  # a few seconds leave little to clean; messages below warnings would be made first, and then left out
+        local.update({"spark.cleaner.referenceTracking": "false", "spark.log.level": "WARN"})
     if work:
         local["spark.local.dir"] = local["spark.sql.warehouse.dir"] = work
     for key, value in local.items():

@@ -1202,7 +1202,7 @@ class HdfsLock(Lock):
             self.files.delete(self.folder, False)
 
 
-# --- Writing: stage, audit, publish ------------------------------------------------------------------------------
+# --- Writing: stage and audit -----------------------------------------------------------------------------------
 
 
 def layout(spark, partition, counts, row_bytes, copies):
@@ -1422,199 +1422,224 @@ def pause(point):
         time.sleep(600)
 
 
-def publish(spark, staging, output, run_id, client=None, lock=None):
-    """Move the staged tables to their places and the old ones to staging, by a journal; then remove both.
+# --- Publishing --------------------------------------------------------------------------------------------------
 
-    A name that wasn't staged (_rejected, when nothing is) is moved away. A table is missing between two renames.
-    Raises JobError when the lock isn't held any more.
+
+def output_of(place, spark, client=None):
+    """The Output at a place: on S3 by a client of it, else by the Hadoop in a session."""
+    return S3Output(place, client) if client else Output(place, spark)
+
+
+class Output:
+    """Where the tables are published, on this machine or HDFS; on S3 see S3Output.
+
+    A run stages in a folder of its own. Publishing moves the tables from there to their places, by a journal that the
+    next run, whose first act is to recover, finds when this one was interrupted.
     """
-    if client:
-        return publish_s3(client, staging, output, run_id, lock)
-    files, path = _file_system(spark, output)
-    names = {name: files.exists(path(f"{output}/_staging/{run_id}/{name}")) for name in STAGED}
-    with contextlib.closing(files.create(path(f"{output}/{JOURNAL}.new"), True)) as file:
-        file.write(bytearray(json.dumps({"run_id": run_id, "staged": names}).encode()))
-    pause("before the journal")
-    if lock:
-        lock.check()
-    files.rename(path(f"{output}/{JOURNAL}.new"), path(f"{output}/{JOURNAL}"))
-    return recover(spark, output)
 
+    def __init__(self, place, spark):
+        self.place, self.spark = place, spark
+        self.files, self.at = _file_system(spark, place)
+        self.journal_path = f"{place}/{JOURNAL}"
 
-def recover(spark, output, client=None):
-    """Do what a journal says, from wherever the publishing stopped; returns the run's id, or None without a journal."""
-    if client:
-        return recover_s3(client, output)
-    files, path = _file_system(spark, output)
-    journal = path(f"{output}/{JOURNAL}")
-    if not files.exists(journal):
-        return None
-    plan = json.loads(_read(spark, files.open(journal)))
-    staging = f"{output}/_staging/{plan['run_id']}"
-    if not files.exists(path(staging)):
-        raise JobError(f"{staging} is gone: restore it, or delete {output}/{JOURNAL} to give that run up")
-    files.mkdirs(path(f"{staging}/_old"))
-    pause("the journal")
-    for name, was_staged in plan["staged"].items():
-        staged, final, old = path(f"{staging}/{name}"), path(f"{output}/{name}"), path(f"{staging}/_old/{name}")
-        if files.exists(final) and (files.exists(staged) or not was_staged):
-            _rename(files, final, old)
-            pause(f"{name} away")
-        if files.exists(staged):
-            _rename(files, staged, final)
-            pause(f"{name} there")
-    files.delete(journal, False)
-    pause("the journal removed")
-    discard(spark, output, plan["run_id"])
-    return plan["run_id"]
+    def staging(self, run_id):
+        return f"{self.place}/_staging/{run_id}"
 
+    def publish(self, run_id, lock=None):
+        """Move the staged tables to their places and the old ones to staging, by a journal; then remove both.
 
-def _rename(files, old, new):
-    if not files.rename(old, new):
-        raise JobError(f"can't move {old.toString()} to {new.toString()}; the next run completes the publishing")
-
-
-def publish_s3(client, staging, output, run_id, lock=None):
-    """The same on S3: what was staged on this machine is brought there first; then the journal decides.
-
-    S3 can't rename: the old files are deleted and the new ones copied by S3 itself, 32 at a time. A table is missing
-    from the one until the other.
-    """
-    with aws_calls(output, "s3:PutObject", JobError):
-        if not is_s3(staging):
-            try:
-                upload(client, staging, f"{output}/_staging/{run_id}")
-            except BaseException:
-                with contextlib.suppress(Exception):
-                    discard_s3(client, output, run_id)
-                raise
-        journal = {"run_id": run_id, "files": len(staged_objects(client, output, run_id))}
+        A name that wasn't staged (_rejected, when nothing is) is moved away. A table is missing between two renames.
+        Returns the run's id. Raises JobError when the lock isn't held any more.
+        """
+        staged = {name: self.exists(f"{self.staging(run_id)}/{name}") for name in STAGED}
+        with contextlib.closing(self.files.create(self.at(f"{self.journal_path}.new"), True)) as file:
+            file.write(bytearray(json.dumps({"run_id": run_id, "staged": staged}).encode()))
         pause("before the journal")
         if lock:
             lock.check()
-        client.put_object(**s3_object(f"{output}/{JOURNAL}"), Body=json.dumps(journal).encode())
-    return recover_s3(client, output)
+        self.files.rename(self.at(f"{self.journal_path}.new"), self.at(self.journal_path))
+        return self.recover()
 
-
-def staged_objects(client, output, run_id):
-    """{name below the output: bytes} of the data files that a run staged on S3."""
-    # Hadoop's file systems may leave markers of folders, which end differently.
-    found = list_objects(client, f"{output}/_staging/{run_id}").items()
-    return {name: size for name, size in found if name.endswith((".parquet", ".json")) and name.split("/")[0] in STAGED}
-
-
-def upload(client, folder, place):
-    """Copy the data files in a local folder to a place on S3, many at a time."""
-    from boto3.s3.transfer import TransferConfig
-
-    bucket, key = bucket_and_key(place)
-    # Up to this size a file is one request.
-    config = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=64 << 20, use_threads=False)
-    paths = [path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith(HIDDEN)]
-    in_parallel(
-        lambda path: client.upload_file(
-            str(path), bucket, f"{key}/{path.relative_to(folder).as_posix()}", Config=config
-        ),
-        paths,
-    )
-
-
-def recover_s3(client, output):
-    """recover on S3. Everything staged stays until the journal is gone, so that it can be done again from any point."""
-    with aws_calls(output, "s3:GetObject, s3:PutObject and s3:DeleteObject", JobError):
-        plan = s3_journal(client, output)
-        if plan is None:
+    def recover(self):
+        """Do what a journal says, from wherever the publishing stopped; the run's id, or None without a journal."""
+        journal = self.journal()
+        if journal is None:
             return None
-        staging = f"{output}/_staging/{plan['run_id']}"
-        staged = staged_objects(client, output, plan["run_id"])
-        if len(staged) != plan["files"]:
-            raise JobError(
-                f"{staging} has {len(staged)} of the {plan['files']} files that were to be published: restore them, "
-                f"or delete {output}/{JOURNAL} to give that run up"
-            )
-        listings = in_parallel(lambda name: list_objects(client, f"{output}/{name}"), STAGED)
-        there = {f"{name}/{file}" for name, files in zip(STAGED, listings) for file in files}
+        staging = self.staging(journal["run_id"])
+        if not self.exists(staging):
+            raise JobError(f"{staging} is gone: restore it, or delete {self.journal_path} to give that run up")
+        self.files.mkdirs(self.at(f"{staging}/_old"))
         pause("the journal")
-        delete_objects(client, output, sorted(there - set(staged)))
-        pause("all away")
-
-        def copy(name):
-            call = client.copy_object if staged[name] < 5 << 30 else client.copy  # S3's limit for one request
-            call(CopySource=s3_object(f"{staging}/{name}"), **s3_object(f"{output}/{name}"))
-            pause(f"{name.split('/')[0]} there")
-
-        in_parallel(copy, sorted(set(staged) - there))
-        pause("all there")
-        client.delete_object(**s3_object(f"{output}/{JOURNAL}"))
+        for name, was_staged in journal["staged"].items():
+            staged, final = f"{staging}/{name}", f"{self.place}/{name}"
+            if self.exists(final) and (self.exists(staged) or not was_staged):
+                self.move(final, f"{staging}/_old/{name}")
+                pause(f"{name} away")
+            if self.exists(staged):
+                self.move(staged, final)
+                pause(f"{name} there")
+        self.files.delete(self.at(self.journal_path), False)
         pause("the journal removed")
-        discard_s3(client, output, plan["run_id"])
-        return plan["run_id"]
+        self.discard(journal["run_id"])
+        return journal["run_id"]
+
+    def discard_old(self):
+        """Remove what runs that began more than STAGING_DAYS ago have left in staging; returns their ids.
+
+        Nothing whose name isn't exactly a run's id is touched. To be called when no journal is left.
+        """
+        oldest = time.strftime(RUN_TIME, time.gmtime(time.time() - STAGING_DAYS * 86400))
+        with aws_calls(self.place, "s3:ListBucketMultipartUploads"):
+            names = {name for name in self.staged_names() if re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}", name)}
+        old = sorted(name for name in names if name < oldest)
+        for run_id in old:
+            with aws_calls(self.place, "s3:DeleteObject and s3:AbortMultipartUpload"):
+                self.discard(run_id)
+        return old
+
+    def size(self, table):
+        """(files, bytes) of a table."""
+        with aws_calls(self.place, "s3:ListBucket", JobError):
+            sizes = self.file_sizes(table).values()
+        return len(sizes), sum(sizes)
+
+    # What follows is of the place: what the journal says, or None; removing a run's staging, and the folders above it
+    # that are empty then; the names in _staging; {name: bytes} of a table's files.
+
+    def journal(self):
+        if not self.exists(self.journal_path):
+            return None
+        return json.loads(_read(self.spark, self.files.open(self.at(self.journal_path))))
+
+    def discard(self, run_id):
+        self.files.delete(self.at(self.staging(run_id)), True)
+        for folder in (self.at(f"{self.place}/_staging"), self.at(self.place)):
+            if self.files.exists(folder) and not len(self.files.listStatus(folder)):
+                self.files.delete(folder, False)
+
+    def staged_names(self):
+        place = f"{self.place}/_staging"
+        there = self.files.listStatus(self.at(place)) if self.exists(place) else []
+        return [status.getPath().getName() for status in there]
+
+    def file_sizes(self, table):
+        return list_files(self.spark, f"{self.place}/{table}")
+
+    def exists(self, path):
+        return self.files.exists(self.at(path))
+
+    def move(self, old, new):
+        if not self.files.rename(self.at(old), self.at(new)):
+            raise JobError(f"can't move {old} to {new}; the next run completes the publishing")
 
 
-def s3_journal(client, output):
-    """What the journal on S3 says, or None without one."""
-    try:
-        return json.loads(client.get_object(**s3_object(f"{output}/{JOURNAL}"))["Body"].read())
-    except client.exceptions.NoSuchKey:
-        return None
+class S3Output(Output):
+    """Where the tables are published on S3.
 
-
-def unfinished_uploads(client, place):
-    """[(key, id)] of the uploads below a place whose parts are kept, and paid for, but were never put together."""
-    bucket, key = bucket_and_key(place)
-    pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{key}/")
-    return [(upload["Key"], upload["UploadId"]) for page in pages for upload in page.get("Uploads", ())]
-
-
-def discard_s3(client, output, run_id):
-    """Delete the staging of a run on S3, and the parts of uploads that were never finished in it."""
-    staging = f"{output}/_staging/{run_id}"
-    for key, upload in unfinished_uploads(client, staging):
-        client.abort_multipart_upload(Bucket=bucket_and_key(staging)[0], Key=key, UploadId=upload)
-    delete_objects(client, staging, list_objects(client, staging))
-
-
-def has_journal(spark, output, client=None):
-    """Whether a publishing was begun and isn't complete."""
-    if client:
-        return s3_journal(client, output) is not None
-    files, path = _file_system(spark, output)
-    return files.exists(path(f"{output}/{JOURNAL}"))
-
-
-def discard(spark, output, run_id, client=None):
-    """Remove the staging of a run, and the folders above it that are empty then."""
-    if client:
-        discard_s3(client, output, run_id)
-        return
-    files, path = _file_system(spark, output)
-    files.delete(path(f"{output}/_staging/{run_id}"), True)
-    for folder in (path(f"{output}/_staging"), path(output)):
-        if files.exists(folder) and not len(files.listStatus(folder)):
-            files.delete(folder, False)
-
-
-def discard_old(spark, output, client=None):
-    """Remove what runs that began more than STAGING_DAYS ago have left in staging; returns their ids.
-
-    Nothing whose name isn't exactly a run's id is touched. To be called when no journal is left.
+    S3 can't rename: the old files are deleted and the new ones copied by S3 itself, 32 at a time. A table is missing
+    from the one until the other. Everything staged stays until the journal is gone, so that it can be done again from
+    any point.
     """
-    place = f"{output}/_staging"
-    if client:
-        with aws_calls(output, "s3:ListBucketMultipartUploads"):
-            start = len(bucket_and_key(place)[1]) + 1
-            uploads = [key[start:] for key, _ in unfinished_uploads(client, place)]
-            names = {name.split("/")[0] for name in [*list_objects(client, place), *uploads]}
-    else:
-        files, path = _file_system(spark, place)
-        there = files.listStatus(path(place)) if files.exists(path(place)) else []
-        names = {status.getPath().getName() for status in there}
-    oldest = time.strftime(RUN_TIME, time.gmtime(time.time() - STAGING_DAYS * 86400))
-    old = sorted(name for name in names if re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}", name) and name < oldest)
-    for run_id in old:
-        with aws_calls(output, "s3:DeleteObject and s3:AbortMultipartUpload"):
-            discard(spark, output, run_id, client)
-    return old
+
+    def __init__(self, place, client):
+        self.place, self.client = place, client
+        self.journal_path = f"{place}/{JOURNAL}"
+
+    def upload(self, folder, run_id):
+        """Copy the data files that were staged in a folder of this machine to the run's staging, many at a time."""
+        from boto3.s3.transfer import TransferConfig
+
+        bucket, key = bucket_and_key(self.staging(run_id))
+        # Up to this size a file is one request.
+        config = TransferConfig(multipart_threshold=64 << 20, multipart_chunksize=64 << 20, use_threads=False)
+        paths = [path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith(HIDDEN)]
+
+        def send(path):
+            name = path.relative_to(folder).as_posix()
+            self.client.upload_file(str(path), bucket, f"{key}/{name}", Config=config)
+
+        try:
+            with aws_calls(self.place, "s3:PutObject", JobError):
+                in_parallel(send, paths)
+        except BaseException:
+            with contextlib.suppress(Exception):
+                self.discard(run_id)
+            raise
+
+    def publish(self, run_id, lock=None):
+        with aws_calls(self.place, "s3:PutObject", JobError):
+            journal = {"run_id": run_id, "files": len(self.staged(run_id))}
+            pause("before the journal")
+            if lock:
+                lock.check()
+            self.client.put_object(**s3_object(self.journal_path), Body=json.dumps(journal).encode())
+        return self.recover()
+
+    def recover(self):
+        with aws_calls(self.place, "s3:GetObject, s3:PutObject and s3:DeleteObject", JobError):
+            journal = self.journal()
+            if journal is None:
+                return None
+            staging, staged = self.staging(journal["run_id"]), self.staged(journal["run_id"])
+            if len(staged) != journal["files"]:
+                raise JobError(
+                    f"{staging} has {len(staged)} of the {journal['files']} files that were to be published: restore "
+                    f"them, or delete {self.journal_path} to give that run up"
+                )
+            there = {
+                f"{name}/{file}" for name, files in zip(STAGED, in_parallel(self.file_sizes, STAGED)) for file in files
+            }
+            pause("the journal")
+            delete_objects(self.client, self.place, sorted(there - set(staged)))
+            pause("all away")
+
+            def copy(name):
+                call = self.client.copy_object
+                if staged[name] >= 5 << 30:  # S3's limit for one request
+                    call = self.client.copy
+                call(CopySource=s3_object(f"{staging}/{name}"), **s3_object(f"{self.place}/{name}"))
+                pause(f"{name.split('/')[0]} there")
+
+            in_parallel(copy, sorted(set(staged) - there))
+            pause("all there")
+            self.client.delete_object(**s3_object(self.journal_path))
+            pause("the journal removed")
+            self.discard(journal["run_id"])
+            return journal["run_id"]
+
+    def staged(self, run_id):
+        """{name below the place: bytes} of the data files that a run staged."""
+        # Hadoop's file systems may leave markers of folders, which end differently.
+        found = list_objects(self.client, self.staging(run_id)).items()
+        files = {name: size for name, size in found if name.endswith((".parquet", ".json"))}
+        return {name: size for name, size in files.items() if name.split("/")[0] in STAGED}
+
+    def journal(self):
+        try:
+            return json.loads(self.client.get_object(**s3_object(self.journal_path))["Body"].read())
+        except self.client.exceptions.NoSuchKey:
+            return None
+
+    def discard(self, run_id):
+        staging = self.staging(run_id)
+        for key, upload in self.unfinished(staging):
+            self.client.abort_multipart_upload(Bucket=bucket_and_key(staging)[0], Key=key, UploadId=upload)
+        delete_objects(self.client, staging, list_objects(self.client, staging))
+
+    def staged_names(self):
+        place = f"{self.place}/_staging"
+        start = len(bucket_and_key(place)[1]) + 1
+        uploads = [key[start:] for key, _ in self.unfinished(place)]
+        return [name.split("/")[0] for name in [*list_objects(self.client, place), *uploads]]
+
+    def unfinished(self, place):
+        """[(key, id)] of the uploads below a place whose parts are kept, and paid for, but were never put together."""
+        bucket, key = bucket_and_key(place)
+        pages = self.client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{key}/")
+        return [(upload["Key"], upload["UploadId"]) for page in pages for upload in page.get("Uploads", ())]
+
+    def file_sizes(self, table):
+        return list_objects(self.client, f"{self.place}/{table}")
 
 
 def _file_system(spark, place):
@@ -1627,13 +1652,6 @@ def _read(spark, file):
     """The bytes of an open file of Hadoop's, which is closed."""
     with contextlib.closing(file):
         return bytes(spark._jvm.org.apache.commons.io.IOUtils.toByteArray(file))
-
-
-def table_size(spark, place, client=None):
-    """(files, bytes) below a place."""
-    with aws_calls(place, "s3:ListBucket", JobError):
-        sizes = (list_objects(client, place) if client else list_files(spark, place)).values()
-    return len(sizes), sum(sizes)
 
 
 def list_files(spark, place):
@@ -1867,7 +1885,7 @@ def check_hdfs(spark, output):
             check_names(output, table, list_files(spark, f"{output}/{table}"))
         probe = uuid.uuid4().hex
         files.create(path(f"{output}/_staging/{probe}"), False).close()
-        discard(spark, output, probe)
+        Output(output, spark).discard(probe)
     except Py4JError as error:
         raise UsageError(f"can't write to {output}: {java_cause(error)}") from None
 
@@ -2221,18 +2239,37 @@ def recover_only(settings, work):
     with contextlib.ExitStack() as held:
         spark = None if client else held.enter_context(session(work, small=True))
         held.enter_context(lock_of(output, new_run_id(), client, spark, at_once=True))
-        recovered = recover(spark, output, client)
+        recovered = output_of(output, spark, client).recover()
     if recovered:
         return f"completed the publishing of run {recovered}, which had been interrupted"
     return f"nothing to recover: no publishing in {output} was interrupted"
 
 
-def check_counts(spark, staging, counts):
-    """Raise JobError unless every record is used, a duplicate, no play or rejected: what was staged tells.
+def records_of(song_texts, log_texts, in_rows):
+    """(song_records, event_records) of the texts that two functions read, kept for all the jobs that ask them.
 
-    counts: {"song": …, "log": …} of the report. No duplicate can be negative, and what was rejected lies in _rejected.
+    in_rows: as rows. A few in one process aren't worth the code that a cache of columns compiles for itself.
     """
-    for kind, count in counts.items():
+
+    def kept(records):
+        return records.localCheckpoint(False) if in_rows else records.persist(StorageLevel.MEMORY_AND_DISK)
+
+    jobs = [lambda: kept(song_records(song_texts())), lambda: kept(event_records(log_texts()))]
+    return in_parallel(lambda job: job(), jobs)
+
+
+def audit_run(spark, staging, songs, logs):
+    """Audit what was staged, and complete the counts of the two kinds of records with it; see audit.
+
+    Raises JobError also unless every record is used, a duplicate, no play or rejected: no duplicates can be negative,
+    and what was rejected lies in _rejected.
+    """
+    few = max(songs["records"], logs["plays"]) <= BROADCAST_ROWS
+    rows, matched = audit(spark, staging, few)
+    songs["duplicates"] = songs["records"] - songs["rejected"] - rows["songs"]
+    logs["duplicates"] = logs["plays"] - rows["songplays"]
+    logs["plays"] = rows["songplays"]
+    for kind, count in {"song": {"songs": rows["songs"], **songs}, "log": logs}.items():
         parts = {name: number for name, number in count.items() if name != "records"}
         place = f"{staging}/_rejected/{kind}s"
         files, path = _file_system(spark, place)
@@ -2243,6 +2280,7 @@ def check_counts(spark, staging, counts):
                 f"the audit failed: {count['records']:,} {kind} records are not {said}, with {kept:,} in _rejected; "
                 f"nothing is published; what was staged is kept in {staging}"
             )
+    return rows, matched
 
 
 def run(settings, work, held):
@@ -2267,66 +2305,57 @@ def run(settings, work, held):
         check_output(settings.input, settings.output, settings.report, client, spark)
         size = sum(file.size for file in [*song_files, *log_files])
         small = size < SMALL_INPUT
-    output = absolute(settings.output)
-    lock = held.enter_context(lock_of(output, run_id, client, spark))
-    staging = f"{output}/_staging/{run_id}"
+    place = absolute(settings.output)
+    lock = held.enter_context(lock_of(place, run_id, client, spark))
     repeated = Tally()
     early_songs, early_logs = fetch_early(song_files, log_files, aws, repeated)
     s3a = bool(reader) and any(map(is_large, log_files))
     if not spark:
         with steps("start Spark"):
             spark = held.enter_context(session(work, small, s3a))
+    output, local = output_of(place, spark, client), is_local(spark)
+    staging = output.staging(run_id)
+    if client and local:
+        staging = f"{work}/staging"  # uploading from here takes a third of the requests of writing to S3
     try:
         with steps.bar(spark):
             cores = spark.sparkContext.defaultParallelism
             spark.conf.set("spark.sql.shuffle.partitions", 1 if small else max(cores, size >> 25))
-            if client and is_local(spark):
-                staging = f"{work}/staging"  # uploading from here takes a third of the requests of writing to S3
-            if s3a or ((reader or client) and not is_local(spark)):
+            if s3a or ((reader or client) and not local):
                 use_s3a(spark, aws or output_aws)
             if reader and not executors_have_boto3(spark):
                 if folders:
                     raise UsageError(f"more than {LISTED:,} objects in {settings.input} need boto3 on the executors")
                 steps.say("etl.py: warning: the executors have no boto3, so reading is slow: pip install boto3 there")
                 aws = None
-            if recovered := recover(spark, output, client):
+            if recovered := output.recover():
                 steps.say(f"etl.py: completed the publishing of run {recovered}, which had been interrupted")
-            for old in discard_old(spark, output, client):
-                steps.say(f"etl.py: removed what run {old} had left in {output}/_staging")
+            for old in output.discard_old():
+                steps.say(f"etl.py: removed what run {old} had left in {place}/_staging")
             with steps("plan"):
                 slowed = spark.sparkContext.accumulator(0)
                 song_texts = functools.partial(read_songs, spark, song_files, aws, slowed, early_songs)
                 log_texts = functools.partial(read_lines, spark, log_files, aws, slowed, early_logs)
-                # A few rows in one process aren't worth the code that a cache of columns compiles for itself.
-                in_rows = small and is_local(spark)
-                songs, events = in_parallel(
-                    lambda make: (
-                        make().localCheckpoint(False) if in_rows else make().persist(StorageLevel.MEMORY_AND_DISK)
-                    ),
-                    [lambda: song_records(song_texts()), lambda: event_records(log_texts())],
-                )
+                songs, events = records_of(song_texts, log_texts, in_rows=small and local)
             song_job = functools.partial(process_song_data, spark, songs, staging, settings.max_rejected, steps)
             log_job = functools.partial(process_log_data, spark, events, songs, staging, settings.max_rejected, steps)
             broadcast = not folders and len(song_files) <= BROADCAST_ROWS
             song_counts, log_counts = in_parallel(lambda job: job(), [song_job, lambda: log_job(broadcast=broadcast)])
             with steps("audit"):
-                few = max(song_counts["records"], log_counts["plays"]) <= BROADCAST_ROWS
-                rows, matched = audit(spark, staging, few)
-                song_counts["duplicates"] = song_counts["records"] - song_counts["rejected"] - rows["songs"]
-                log_counts["duplicates"] = log_counts["plays"] - rows["songplays"]
-                log_counts["plays"] = rows["songplays"]
-                check_counts(spark, staging, {"song": {"songs": rows["songs"], **song_counts}, "log": log_counts})
+                rows, matched = audit_run(spark, staging, song_counts, log_counts)
             with steps("publish"):
-                publish(spark, staging, output, run_id, client, lock)
-            sizes = in_parallel(lambda name: table_size(spark, f"{output}/{name}", client), TABLES)
+                if staging != output.staging(run_id):
+                    output.upload(staging, run_id)
+                output.publish(run_id, lock)
+            sizes = in_parallel(output.size, TABLES)
             if number := slowed.value + repeated.value:
                 steps.say(f"etl.py: S3 refused {number:,} requests for a moment; they were repeated")
     except JobError:
         raise  # its message names what was kept in staging
     except BaseException:
         with contextlib.suppress(Exception):
-            if not has_journal(spark, output, client):
-                discard(spark, output, run_id, client)
+            if output.journal() is None:
+                output.discard(run_id)
         raise
     if not rows["songplays"]:
         steps.say(f"etl.py: warning: no event in {settings.input} is a play: songplays, users and time are empty")

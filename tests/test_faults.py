@@ -123,18 +123,18 @@ def test_killed_between_two_moves_the_next_run_has_all_five(spark, tmp_path, poi
     output, staging = tmp_path / "lake", tmp_path / "lake/_staging" / RUN_ID
     write_tables(output, "old")
     write_tables(staging, "new")
-    assert killed_at(point, lambda: etl.publish(spark, str(staging), str(output), RUN_ID))
+    assert killed_at(point, lambda: etl.Output(str(output), spark).publish(RUN_ID))
     found = versions(output)
     assert list(found.values()).count(None) <= 1
     assert {"old", "new", None} >= set(found.values())
     if 0 < MOVES.index(point) < MOVES.index("users there"):  # recovering may be killed as well
-        assert killed_at("users there", lambda: etl.recover(spark, str(output)))
-    done = etl.recover(spark, str(output))
+        assert killed_at("users there", lambda: etl.Output(str(output), spark).recover())
+    done = etl.Output(str(output), spark).recover()
     expected = "old" if point == "before the journal" else "new"
     assert versions(output) == dict.fromkeys(COLUMNS, expected)
     assert listing(output / "_rejected") == {f"{expected}.json": expected.encode()}
     assert done == (None if point in ("before the journal", "the journal removed") else RUN_ID)
-    assert etl.recover(spark, str(output)) is None
+    assert etl.Output(str(output), spark).recover() is None
 
 
 def test_a_journal_whose_staging_is_gone_moves_nothing(spark, tmp_path):
@@ -142,7 +142,7 @@ def test_a_journal_whose_staging_is_gone_moves_nothing(spark, tmp_path):
     (tmp_path / "lake" / etl.JOURNAL).write_text(json.dumps({"run_id": RUN_ID, "staged": dict.fromkeys(NAMES, True)}))
     before = listing(tmp_path)
     with pytest.raises(etl.JobError, match=f"{RUN_ID} is gone"):
-        etl.recover(spark, str(tmp_path / "lake"))
+        etl.Output(str(tmp_path / "lake"), spark).recover()
     assert listing(tmp_path) == before
 
 
@@ -158,13 +158,14 @@ def test_killed_between_two_moves_on_s3_the_next_run_has_all_five(fast_endpoint,
     put(s3, bucket, {f"lake/{k}": v for k, v in listing(tmp_path / "old").items() if v is not None})
     place = f"s3://{bucket}/lake"
 
-    def client():
-        return etl.aws_client(aws_of(fast_endpoint), "s3")
+    def output():
+        return etl.S3Output(place, etl.aws_client(aws_of(fast_endpoint), "s3"))
 
-    assert killed_at(point, lambda: etl.publish_s3(client(), str(tmp_path / "new"), place, RUN_ID))
+    output().upload(str(tmp_path / "new"), RUN_ID)
+    assert killed_at(point, lambda: output().publish(RUN_ID))
     found = versions(downloaded(s3, bucket, "lake/", tmp_path / "between"))
     assert {"old", "new", None} >= set(found.values())
-    etl.recover_s3(client(), place)
+    output().recover()
     expected = "old" if point == "before the journal" else "new"
     after = {key: content for key, content in contents(s3, bucket, "lake/").items() if "/_staging/" not in key}
     assert after == {f"lake/{k}": v for k, v in listing(tmp_path / expected).items() if v is not None}

@@ -273,10 +273,10 @@ def test_staging_older_than_a_week_is_removed_and_nothing_else(spark, tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious/a").write_text("a")
     (tmp_path / "lake/_staging" / OLD[0] / "link").symlink_to(tmp_path / "precious")
-    assert etl.discard_old(spark, str(tmp_path / "lake")) == sorted(OLD)
+    assert etl.Output(str(tmp_path / "lake"), spark).discard_old() == sorted(OLD)
     assert sorted(path.name for path in (tmp_path / "lake/_staging").iterdir()) == sorted(KEPT)
     assert (tmp_path / "precious/a").read_text() == "a"
-    assert etl.discard_old(spark, str(tmp_path / "nowhere")) == []
+    assert etl.Output(str(tmp_path / "nowhere"), spark).discard_old() == []
 
 
 def test_staging_older_than_a_week_is_removed_on_s3(fast_endpoint):  # noqa: F811
@@ -284,7 +284,7 @@ def test_staging_older_than_a_week_is_removed_on_s3(fast_endpoint):  # noqa: F81
     for name in [*OLD, *KEPT]:
         s3.put_object(Bucket="week", Key=f"lake/_staging/{name}/users/a.parquet", Body=b"")
     s3.put_object(Bucket="week", Key="lake/users/a.parquet", Body=b"")
-    assert etl.discard_old(None, "s3://week/lake", s3) == sorted(OLD)
+    assert etl.S3Output("s3://week/lake", s3).discard_old() == sorted(OLD)
     left = {f"lake/_staging/{name}/users/a.parquet" for name in KEPT}
     assert set(contents(s3, "week")) == {*left, "lake/users/a.parquet"}
 
@@ -294,6 +294,6 @@ def test_what_was_never_uploaded_to_its_end_is_removed_after_a_week(endpoint):  
     put(s3, "uploads", {})
     for name in (OLD[0], KEPT[0], "theirs"):
         s3.create_multipart_upload(Bucket="uploads", Key=f"_staging/{name}/users/a.parquet")
-    assert etl.discard_old(None, "s3://uploads", s3) == [OLD[0]]
+    assert etl.S3Output("s3://uploads", s3).discard_old() == [OLD[0]]
     left = {upload["Key"] for upload in s3.list_multipart_uploads(Bucket="uploads")["Uploads"]}
     assert left == {f"_staging/{name}/users/a.parquet" for name in (KEPT[0], "theirs")}

@@ -701,14 +701,16 @@ def test_a_publishing_that_stops_after_any_call_is_completed_by_the_next(fast_en
 
     client.meta.events.register("before-call.s3", count)
     with contextlib.suppress(Killed):
-        etl.publish_s3(client, str(staged), f"s3://{bucket}/lake", RUN_ID)
-    client = etl.aws_client(aws_of(endpoint), "s3")
-    recovered = etl.recover_s3(client, f"s3://{bucket}/lake")
+        output = etl.S3Output(f"s3://{bucket}/lake", client)
+        output.upload(str(staged), RUN_ID)
+        output.publish(RUN_ID)
+    output = etl.S3Output(f"s3://{bucket}/lake", etl.aws_client(aws_of(endpoint), "s3"))
+    recovered = output.recover()
     new = {f"lake/{path.relative_to(staged).as_posix()}": path.read_bytes() for path in staged.rglob("*.parquet")}
     after = {key: content for key, content in contents(s3, bucket).items() if "/_staging/" not in key}
     assert after == ({**new, "lake/other": b"other"} if calls > 15 else old)
     assert recovered == (RUN_ID if 15 < calls < 40 else None)
-    assert etl.recover_s3(client, f"s3://{bucket}/lake") is None
+    assert output.recover() is None
 
 
 def test_a_journal_whose_staging_is_gone_deletes_nothing(fast_endpoint):
@@ -717,7 +719,7 @@ def test_a_journal_whose_staging_is_gone_deletes_nothing(fast_endpoint):
     put(s3, "gone", {"lake/users/part-0-old.parquet": b"old", "lake/_journal.json": journal})
     before = contents(s3, "gone")
     with pytest.raises(etl.JobError, match="0 of the 14 files"):
-        etl.recover_s3(s3, "s3://gone/lake")
+        etl.S3Output("s3://gone/lake", s3).recover()
     assert contents(s3, "gone") == before
 
 
@@ -728,7 +730,9 @@ def test_publishing_takes_few_requests_and_aborts_unfinished_uploads(s3, endpoin
     client = etl.aws_client(aws_of(endpoint), "s3")
     calls = []
     client.meta.events.register("before-call.s3", lambda model, **_: calls.append(model.name))
-    assert etl.publish_s3(client, str(staged), "s3://counted", RUN_ID) == RUN_ID
+    output = etl.S3Output("s3://counted", client)
+    output.upload(str(staged), RUN_ID)
+    assert output.publish(RUN_ID) == RUN_ID
     assert len(calls) < 4 * 14
     assert [upload["Key"] for upload in s3.list_multipart_uploads(Bucket="counted")["Uploads"]] == ["theirs"]
     assert set(contents(s3, "counted")) == {path.relative_to(staged).as_posix() for path in staged.rglob("*.parquet")}

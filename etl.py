@@ -2341,6 +2341,8 @@ def run(settings, work, held):
             log_job = functools.partial(process_log_data, spark, events, songs, staging, settings.max_rejected, steps)
             broadcast = not folders and len(song_files) <= BROADCAST_ROWS
             song_counts, log_counts = in_parallel(lambda job: job(), [song_job, lambda: log_job(broadcast=broadcast)])
+            for records in (songs, events):
+                records.unpersist()  # the audit needs the memory, and asks only what was staged
             with steps("audit"):
                 rows, matched = audit_run(spark, staging, song_counts, log_counts)
             with steps("publish"):

@@ -121,6 +121,7 @@ UNUSED_ARCHIVE = 90 * 24 * 3600  # seconds after which an archive of classes tha
 SMALL_FILE = 4 << 20  # a log file up to this size is read whole, many at a time; a larger one by Spark's reader
 LISTED = 1_000_000  # with more objects in the input, the songs are listed by the tasks (640 MB in the driver)
 FOLDER_BYTES = 4 << 20  # what a folder of songs that isn't listed is taken for: 5,700 songs, were there 100 million
+FEW_ROWS = 100_000  # up to this many plays and songs one task makes a table sooner than several and a shuffle
 BROADCAST_ROWS = 1_000_000  # up to this many songs or users are sent to every task whole (about 100 MB)
 SMALL_INPUT = 64 << 20  # up to this size of input, compiling the queries would take longer than running them
 ZIP_MEMBER = 1 << 30  # a larger member of a zip is refused
@@ -150,6 +151,7 @@ SMALL_SETTINGS = {
     "spark.sql.ui.explainMode": "simple",  # of each query, for the user interface, which is off
     "spark.sql.codegen.wholeStage": "false",
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.subexpressionElimination.enabled": "false",  # the cache of their values is slow
 }
 
 
@@ -282,11 +284,12 @@ SONG_VALUES = ["title", "artist_id", "year", "duration", *ARTIST_VALUES]
 def one_of_each(rows, key, values):
     """One row for each key: of its copies the smallest by values, nulls last, so that no order of files matters.
 
-    Rows are sorted by the key: with a number of many values as its first column, the fastest.
+    The column _place is added. Rows are sorted by the key: with a number of many values as its first column, the
+    fastest.
     """
     order = ", ".join(f"{name} ASC NULLS LAST" for name in values)
     place = f"row_number() OVER (PARTITION BY {', '.join(key)} ORDER BY {order}) AS _place"
-    return rows.selectExpr("*", place).where("_place = 1").drop("_place")
+    return rows.selectExpr("*", place).where("_place = 1")
 
 
 def songs_table(songs):
@@ -299,8 +302,8 @@ def artists_table(songs):
 
     One row an artist. Of an artist's names, the smallest by its UTF-8 bytes: 'X' comes before 'X feat. Y'.
     """
-    artists = one_of_each(songs.select("artist_id", *ARTIST_VALUES), ["artist_id"], ARTIST_VALUES)
-    return artists.toDF("artist_id", "name", "location", "latitude", "longitude")
+    columns = [f"{name} AS {name.removeprefix('artist_')}" for name in ARTIST_VALUES]
+    return one_of_each(songs, ["artist_id"], ARTIST_VALUES).selectExpr("artist_id", *columns)
 
 
 def songs_by_name(songs):
@@ -316,13 +319,14 @@ def songs_by_name(songs):
 def plays_of(events, slot="0"):
     """Event records -> plays, copies among them, with year and month of start_time (int) and slot (int).
 
-    slot is the SQL of the task that a play is dealt with in (see layout): copies share it.
+    slot is the SQL, of year, month and an event's columns, of the task that deals with a play (see layout): its copies
+    share it.
     """
     time_columns = ["year(timestamp_millis(ts)) AS year", "month(timestamp_millis(ts)) AS month"]
     return events.where("is_play").selectExpr(*PLAY_KEY, *PLAY_VALUES, *time_columns, f"{slot} AS slot")
 
 
-def songplays_table(plays, names, broadcast=True):
+def songplays_table(plays, names, join="broadcast"):
     """Plays, copies among them or not, and songs_by_name -> songplays; one row a play, matched or not.
 
     Columns: songplay_id (bigint), start_time (timestamp, UTC), user_id (bigint), level, song_id, artist_id (string),
@@ -330,9 +334,10 @@ def songplays_table(plays, names, broadcast=True):
     songplay_id is a 64-bit hash of the play's key. Two of n plays share one with odds of n² / 2^65: 1 in 600,000 for
     8 million plays, 1 in 37 for a billion; the audit finds it and publishes nothing.
     Of several songs of a play's name the one with the nearest duration is taken, then the smallest song_id.
+    join: Spark's hint of how to look up names; None leaves it to Spark.
     """
     distinct = one_of_each(plays, [*PLAY_KEY, "slot"], PLAY_VALUES)
-    matched = distinct.join(F.broadcast(names) if broadcast else names, ["song", "artist"], "left")
+    matched = distinct.join(names.hint(join) if join else names, ["song", "artist"], "left")
     # An unknown difference is the largest. Few names have more than one song: the others skip the array functions.
     distance = "coalesce(abs(s.duration - length), double('infinity'))"
     nearest = (
@@ -350,14 +355,15 @@ def songplays_table(plays, names, broadcast=True):
     )
 
 
-def users_table(plays, broadcast=True):
+def users_table(plays, join="broadcast"):
     """Plays, copies among them or not -> users: user_id (bigint), first_name, last_name, gender, level (string).
 
-    One row a user, as in the user's last play by ts, then item_in_session, then session_id.
+    One row a user, as in the user's last play by ts, then item_in_session, then session_id. join: as in
+    songplays_table, for the users' last moments.
     """
     # The latest moments are numbers, found by a quick first pass: it leaves about one play a user to be ordered.
     latest = plays.groupBy("user_id").agg(F.expr("max(ts) AS ts"))
-    plays = plays.join(F.broadcast(latest) if broadcast else latest, ["user_id", "ts"], "left_semi")
+    plays = plays.join(latest.hint(join) if join else latest, ["user_id", "ts"], "left_semi")
     # The copies of that one play are ordered as in one_of_each: a null is larger than any value.
     copies = ", ".join(f"{name} IS NULL, {name}" for name in PLAY_VALUES)
     last = f"struct(-ts, -item_in_session, -session_id, {copies})"
@@ -368,9 +374,7 @@ def users_table(plays, broadcast=True):
 def time_table(plays):
     """Plays, copies among them or not -> time: start_time (timestamp, UTC), hour, day, week (ISO), month, year,
     weekday (ISO: 1 is Monday) (int). One row a distinct start_time."""
-    times = one_of_each(plays.select("ts", "slot"), ["ts", "slot"], ["ts"]).selectExpr(
-        "timestamp_millis(ts) AS start_time"
-    )
+    times = one_of_each(plays, ["ts", "slot"], ["ts"]).selectExpr("timestamp_millis(ts) AS start_time")
     parts = ["hour", "day", "weekofyear", "month", "year"]
     names = ["hour", "day", "week", "month", "year"]
     columns = [f"{part}(start_time) AS {name}" for part, name in zip(parts, names)]
@@ -890,7 +894,8 @@ def read_small(spark, files, whole=True, aws=None, slowed=None, early=None):
     if is_hdfs(files[0].path) or (aws is None and is_s3(files[0].path)):
         return read_by_spark(spark, files, whole)
     cores = spark.sparkContext.defaultParallelism
-    weight = sum(file.size + (64 << 10) for file in files)  # opening a file costs about as much as reading 64 KiB
+    opening = 0 if early else 64 << 10  # costs about as much as reading so many bytes
+    weight = sum(file.size + opening for file in files)
     tasks = min(len(files), max(cores if weight > SMALL_FILE // 2 else 1, min(4 * cores, weight >> 23)))
     shares = [files[number::tasks] for number in range(tasks)]
     if aws and any(file.member for file in files):  # neighbours in the zip, so that few bytes are asked for twice
@@ -1297,8 +1302,12 @@ def process_song_data(spark, records, staging, max_rejected=1.0, steps=None):
     rejected = total - sum(years.values())
     stage_rejected(records, "song", rejected, total, max_rejected, staging)
     songs = records.where("reason IS NULL")
-    tasks, slot = layout(spark, "coalesce(year, 0)", years, TABLES["songs"].row_bytes, "song_id")
-    rows = dealt(songs_table(songs).selectExpr("*", f"{slot} AS slot"), tasks).drop("slot")
+    if total <= FEW_ROWS:
+        songs = songs.coalesce(1)
+        rows = songs_table(songs)
+    else:
+        tasks, slot = layout(spark, "coalesce(year, 0)", years, TABLES["songs"].row_bytes, "song_id")
+        rows = dealt(songs_table(songs).selectExpr("*", f"{slot} AS slot"), tasks).drop("slot")
     tables = {"songs": rows.sortWithinPartitions("year", "artist_id"), "artists": artists_table(songs).coalesce(1)}
 
     def write(table):
@@ -1309,11 +1318,11 @@ def process_song_data(spark, records, staging, max_rejected=1.0, steps=None):
     return {"records": total, "duplicates": 0, "rejected": rejected}
 
 
-def process_log_data(spark, records, songs, staging, max_rejected=1.0, steps=None, broadcast=True):
+def process_log_data(spark, records, songs, staging, max_rejected=1.0, steps=None, most_songs=BROADCAST_ROWS):
     """Stage songplays, users, time and the rejected events from event_records, which should be cached.
 
-    songs: song_records. Returns the counts {"records", "plays", "duplicates", "not_plays", "rejected"}; plays are still
-    with duplicates. Raises JobError.
+    songs: song_records, most_songs of them at most. Returns the counts {"records", "plays", "duplicates", "not_plays",
+    "rejected"}; plays are still with duplicates. Raises JobError.
     """
     steps = steps or Steps()
     with steps("read logs"):
@@ -1324,16 +1333,22 @@ def process_log_data(spark, records, songs, staging, max_rejected=1.0, steps=Non
     total, plays = sum(count for _, _, count in groups), sum(months.values())
     stage_rejected(records, "log", rejected, total, max_rejected, staging)
 
-    def laid(table, columns):
-        tasks, slot = layout(spark, "year * 12 + month", months, TABLES[table].row_bytes, "ts")
-        return dealt(plays_of(records).select(*columns).withColumn("slot", F.expr(slot)), tasks)
-
-    names = songs_by_name(songs.where("reason IS NULL"))
-    few = plays <= BROADCAST_ROWS or records.where("is_play").select("user_id").distinct().count() <= BROADCAST_ROWS
+    usable = songs.where("reason IS NULL")
+    if max(plays, most_songs) <= FEW_ROWS:
+        usable, listened = usable.coalesce(1), plays_of(records).coalesce(1)
+        laid = dict.fromkeys(("songplays", "time"), listened)
+        song_join = user_join = "shuffle_hash"  # of what is in one task already: nothing is shuffled
+    else:
+        listened, laid = plays_of(records), {}
+        for table in ("songplays", "time"):
+            tasks, slot = layout(spark, "year * 12 + month", months, TABLES[table].row_bytes, "ts")
+            laid[table] = dealt(plays_of(records, slot), tasks)
+        users = plays if plays <= BROADCAST_ROWS else listened.select("user_id").distinct().count()
+        song_join, user_join = ("broadcast" if rows <= BROADCAST_ROWS else None for rows in (most_songs, users))
     tables = {
-        "songplays": songplays_table(laid("songplays", "*"), names, broadcast),
-        "users": users_table(plays_of(records), few),
-        "time": time_table(laid("time", ["ts", "year", "month"])),
+        "songplays": songplays_table(laid["songplays"], songs_by_name(usable), song_join),
+        "users": users_table(listened, user_join),
+        "time": time_table(laid["time"]),
     }
 
     def write(table):
@@ -2043,6 +2058,8 @@ def spark_session(work=None, small=False, s3a=False):
     local.update(s3a_jars() if s3a else {})
     if small:  # a few seconds leave little to clean; messages below warnings would be made first, and then left out
         local.update({"spark.cleaner.referenceTracking": "false", "spark.log.level": "WARN"})
+        # Of 64 MB for each sort and aggregation, and of 4 MB for each broadcast, only a little would be used.
+        local.update({"spark.buffer.pageSize": "1m", "spark.broadcast.blockSize": "128k"})
     if work:
         local["spark.local.dir"] = local["spark.sql.warehouse.dir"] = work
     for key, value in local.items():
@@ -2339,8 +2356,8 @@ def run(settings, work, held):
                 songs, events = records_of(song_texts, log_texts, in_rows=small and local)
             song_job = functools.partial(process_song_data, spark, songs, staging, settings.max_rejected, steps)
             log_job = functools.partial(process_log_data, spark, events, songs, staging, settings.max_rejected, steps)
-            broadcast = not folders and len(song_files) <= BROADCAST_ROWS
-            song_counts, log_counts = in_parallel(lambda job: job(), [song_job, lambda: log_job(broadcast=broadcast)])
+            most = math.inf if folders else len(song_files)
+            song_counts, log_counts = in_parallel(lambda job: job(), [song_job, lambda: log_job(most_songs=most)])
             for records in (songs, events):
                 records.unpersist()  # the audit needs the memory, and asks only what was staged
             with steps("audit"):

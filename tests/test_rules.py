@@ -301,13 +301,14 @@ def test_a_play_matches_the_chosen_copy_of_a_song_alone(matched):
     assert matched["artist name of the copy not chosen"] == [(None, None)]
 
 
-def test_large_catalogues_match_as_small_ones_do(spark, matched):
+@pytest.mark.parametrize("join", [None, "shuffle_hash"])
+def test_catalogues_of_any_size_match_alike(spark, matched, join):
     events = [
         event(itemInSession=number, location=case, song=title, artist=artist, length=length)
         for number, (case, (title, artist, length)) in enumerate(PLAYED.items())
     ]
     names = etl.songs_by_name(songs(spark, CATALOGUE))
-    joined = etl.songplays_table(plays(spark, events), names, broadcast=False)
+    joined = etl.songplays_table(plays(spark, events), names, join=join)
     assert {row.location: [(row.song_id, row.artist_id)] for row in joined.collect()} == matched
 
 

@@ -1,7 +1,7 @@
 """etl.py run as a user runs it, in a process of its own, held against the oracle row by row.
 
-A run takes some seconds, so the tests share five of them: the sample from an empty folder; again onto that output, in
-another zone; by spark-submit; 100,000 events in folders; every kind of dirt in zips.
+A run takes some seconds, so the tests share most of them: the sample from an empty folder; again onto that output, in
+another zone; by spark-submit; 100,000 events in folders; both taken for large; every kind of dirt in zips.
 """
 
 import json
@@ -236,6 +236,38 @@ def test_the_rejected_records_are_kept_and_counted(simulated):
 def test_two_plays_never_have_the_same_songplay_id(simulated):
     ids = [row[0] for row in read_table(simulated.output, "songplays")]
     assert len(set(ids)) == len(ids) == len(simulated.expected["songplays"])
+
+
+# etl.py for which any input is large: tables are shuffled, spread over files and joined as those of millions of rows.
+AS_LARGE = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import etl
+etl.SMALL_INPUT = etl.FEW_ROWS = etl.BROADCAST_ROWS = 0
+etl.SMALL_FILE = etl.FILE_BYTES = 50_000
+sys.exit(etl.main(sys.argv[2:]))
+"""
+
+
+def done_as_large(folder, source, expected):
+    arguments = ("--input", source, "--output", "large", "--report", "large.json")
+    options = {"output": "large", "report": "large.json", "command": [sys.executable, "-c", AS_LARGE]}
+    return done(folder, *arguments, source=source, expected=expected, **options)
+
+
+def assert_spread(run):
+    assert_tables(run.output, run.expected)
+    assert_report(run)
+    assert len(list((run.output / "songplays").rglob("*.parquet"))) > 3
+
+
+def test_the_sample_taken_for_large_gives_the_oracles_tables(tmp_path, sample_expected):
+    assert_spread(done_as_large(tmp_path, ROOT / "data", sample_expected))
+
+
+@pytest.mark.long
+def test_100_000_events_taken_for_many_give_the_oracles_tables(simulated):
+    assert_spread(done_as_large(simulated.folder, simulated.folder / "dirty", simulated.expected))
 
 
 def write_zip(folder, name, files):

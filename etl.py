@@ -1376,29 +1376,29 @@ def audit(spark, staging, few):
     """
     in_parallel(lambda name: read_table(spark, staging, name).createOrReplaceTempView(f"staged_{name}"), TABLES)
     rules = {
-        "the key is not null": "key IS NULL AND owns > 0",
-        "the key is unique": "owns > 1",
-        "what songplays refers to is there": "owns = 0",
+        "the key is not null": "key IS NULL AND owns = 1",
+        "the key is unique": "place > 1 AND owns = 1",
+        "what songplays refers to is there": "place = 1 AND owns = 0",
     }
     misplaced = "year <> year(start_time) OR month <> month(start_time)"
 
     def keys(name):
-        """One row a key: how many rows of the table have it, and how many rows there are with what refers to it."""
+        """The table's keys (owns: 1), then what refers to each (0, so many times), in their places among their like."""
         key = TABLES[name].key
-        rows = f"SELECT {key} AS key, 1 AS owns FROM staged_{name}"
+        rows = f"SELECT {key} AS key, 1 AS owns, 1 AS times FROM staged_{name}"
         if name != "songplays":
-            rows += f" UNION ALL SELECT {key}, 0 FROM staged_songplays WHERE {key} IS NOT NULL"
-        hint = ""
-        if few:  # one task has counted them before others have shuffled them
-            hint = "/*+ COALESCE(1) */"
-        elif name in ("songplays", "time"):  # nearly as many keys as rows: counting them before the shuffle is in vain
-            hint = "/*+ REPARTITION(key) */"
-        return f"SELECT key, sum(owns) AS owns, count(1) AS total FROM (SELECT {hint} * FROM ({rows})) GROUP BY key"
+            rows += f" UNION ALL SELECT {key}, 0, "
+            refers = f"FROM staged_songplays WHERE {key} IS NOT NULL"
+            # There are nearly as many start_times as plays: counting them before they are shuffled is in vain.
+            rows += f"1 {refers}" if few or name == "time" else f"count(1) {refers} GROUP BY {key}"
+        hint = "/*+ COALESCE(1) */" if few else ""  # one task has ordered them before others have shuffled them
+        place = "row_number() OVER (PARTITION BY key ORDER BY owns DESC) AS place"
+        return f"SELECT key, owns, times, {place} FROM (SELECT {hint} * FROM ({rows}))"
 
     def counted(name):
         """The table's rows, the rows that refer to it, and how many keys or rows break each rule."""
         broken = ", ".join(f"count_if({condition})" for condition in rules.values())
-        counts = f"SELECT sum(owns), sum(total - owns), {broken}, 0 FROM ({keys(name)})"
+        counts = f"SELECT sum(owns), sum(times) - sum(owns), {broken}, 0 FROM ({keys(name)})"
         if "month" in TABLES[name].partitions:
             counts += f" UNION ALL SELECT 0, 0, 0, 0, 0, count_if({misplaced}) FROM staged_{name}"
         return [sum(value or 0 for value in values) for values in zip(*spark.sql(counts).collect())]

@@ -1207,7 +1207,7 @@ class HdfsLock(Lock):
             self.files.delete(self.folder, False)
 
 
-# --- Writing: stage and audit -----------------------------------------------------------------------------------
+# --- Writing: stage and audit ----------------------------------------------------------------------------------------
 
 
 def layout(spark, partition, counts, row_bytes, copies):
@@ -1894,13 +1894,13 @@ def check_bucket(client, output):
 
 def check_hdfs(spark, output):
     """check_output on HDFS."""
-    files, path = _file_system(spark, output)
+    place = Output(output, spark)
     try:
         for table in TABLES:
-            check_names(output, table, list_files(spark, f"{output}/{table}"))
+            check_names(output, table, place.file_sizes(table))
         probe = uuid.uuid4().hex
-        files.create(path(f"{output}/_staging/{probe}"), False).close()
-        Output(output, spark).discard(probe)
+        place.files.create(place.at(place.staging(probe)), False).close()
+        place.discard(probe)
     except Py4JError as error:
         raise UsageError(f"can't write to {output}: {java_cause(error)}") from None
 

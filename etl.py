@@ -35,6 +35,7 @@ import hashlib
 import io
 import json
 import math
+import operator
 import os
 import re
 import shutil
@@ -123,6 +124,7 @@ LISTED = 1_000_000  # with more objects in the input, the songs are listed by th
 FOLDER_BYTES = 4 << 20  # what a folder of songs that isn't listed is taken for: 5,700 songs, were there 100 million
 FEW_ROWS = 100_000  # up to this many plays and songs one task makes a table sooner than several and a shuffle
 BROADCAST_ROWS = 1_000_000  # up to this many songs or users are sent to every task whole (about 100 MB)
+BUCKET_KEYS = 100_000  # keys that the audit compares at once
 SMALL_INPUT = 64 << 20  # up to this size of input, compiling the queries would take longer than running them
 ZIP_MEMBER = 1 << 30  # a larger member of a zip is refused
 ZIP_TOTAL = 64 << 20  # what a zip expands to may be this, or 100 times its size; JSON comes to about 20 times
@@ -275,6 +277,7 @@ def event_records(raw):
 
 EVENT_KEYS = {"ts": "ts", "userId": "user_id", "sessionId": "session_id", "itemInSession": "item_in_session"}
 PLAY_KEY = list(EVENT_KEYS.values())
+PLAY_ID = "xxhash64(user_id, session_id, item_in_session, ts)"
 # What copies of one play may differ in, in the order that chooses among them; so for songs and artists below.
 PLAY_VALUES = ["level", "location", "user_agent", "song", "artist", "length", "first_name", "last_name", "gender"]
 ARTIST_VALUES = ["artist_name", "artist_location", "artist_latitude", "artist_longitude"]
@@ -345,7 +348,7 @@ def songplays_table(plays, names, join="broadcast"):
     )
     pick = "CASE WHEN size(songs) > 1 THEN {0}.{1} ELSE get(songs, 0).{1} END AS {1}"
     return matched.selectExpr(
-        "xxhash64(user_id, session_id, item_in_session, ts) AS songplay_id",
+        f"{PLAY_ID} AS songplay_id",
         "timestamp_millis(ts) AS start_time",
         "user_id",
         "level",
@@ -1322,15 +1325,17 @@ def process_log_data(spark, records, songs, staging, max_rejected=1.0, steps=Non
     """Stage songplays, users, time and the rejected events from event_records, which should be cached.
 
     songs: song_records, most_songs of them at most. Returns the counts {"records", "plays", "duplicates", "not_plays",
-    "rejected"}; plays are still with duplicates. Raises JobError.
+    "rejected"}; plays are still with duplicates; and ids, the exclusive or of their songplay_ids. Raises JobError.
     """
     steps = steps or Steps()
     with steps("read logs"):
         month = "CASE WHEN is_play THEN year(timestamp_millis(ts)) * 12 + month(timestamp_millis(ts)) END"
-        groups = records.groupBy(F.expr("reason IS NULL"), F.expr(month)).count().collect()
-    months = {month: count for _, month, count in groups if month is not None}
-    rejected = sum(count for usable, _, count in groups if not usable)
-    total, plays = sum(count for _, _, count in groups), sum(months.values())
+        sums = F.expr("count(1)"), F.expr(f"bit_xor({PLAY_ID})")
+        groups = records.groupBy(F.expr("reason IS NULL"), F.expr(month)).agg(*sums).collect()
+    months = {month: number for _, month, number, _ in groups if month is not None}
+    ids = functools.reduce(operator.xor, (ids for _, month, _, ids in groups if month is not None), 0)
+    rejected = sum(number for usable, _, number, _ in groups if not usable)
+    total, plays = sum(number for _, _, number, _ in groups), sum(months.values())
     stage_rejected(records, "log", rejected, total, max_rejected, staging)
 
     usable = songs.where("reason IS NULL")
@@ -1357,7 +1362,7 @@ def process_log_data(spark, records, songs, staging, max_rejected=1.0, steps=Non
 
     in_parallel(write, tables)
     counts = {"records": total, "plays": plays, "duplicates": 0, "not_plays": total - plays - rejected}
-    return {**counts, "rejected": rejected}
+    return {**counts, "rejected": rejected, "ids": ids}
 
 
 def in_parallel(action, items):
@@ -1366,62 +1371,144 @@ def in_parallel(action, items):
         return list(pool.map(action, items))
 
 
-def audit(spark, staging, few):
-    """Check what was staged with what the contracts say of keys; returns {table: rows} and the matched plays.
+# What refers to the keys of each table: other tables, the plays among the events, and the song records.
+REFERENCES = {
+    "songplays": ("plays",),
+    "users": ("songplays",),
+    "songs": ("songplays", "song records"),
+    "artists": ("songplays", "song records"),
+    "time": ("songplays",),
+}
+RULES = (
+    "the key is not null",
+    "the key is unique",
+    "all that is referred to is there",
+    "all that is there is referred to",
+    "year and month are those of start_time",
+)
 
-    Every key is not null and unique, every user_id and start_time and every song_id and artist_id that isn't null in
-    songplays is the key of a row, year and month are those of start_time. (The columns and their types are checked when
-    they are staged.) few: no table has more than BROADCAST_ROWS rows. Raises JobError with the table, the rule and an
-    example.
+
+def audit(spark, staging, songs, events, most, ids):
+    """Check what was staged against what it was made of; returns {table: rows} and the matched plays.
+
+    No key is null or there twice, and the keys are those that REFERENCES has, no fewer and no more: so each play has
+    its row in songplays, each song record its song and its artist, and each user_id, start_time, song_id and artist_id
+    of songplays resolves. year and month are those of start_time. (Columns and types are checked when they are staged.)
+    songs, events: song_records and event_records; most: no table has more rows; ids: the number of plays, and their ids
+    as in process_log_data. Raises JobError with the table, the rule and an example.
     """
-    in_parallel(lambda name: read_table(spark, staging, name).createOrReplaceTempView(f"staged_{name}"), TABLES)
-    rules = {
-        "the key is not null": "key IS NULL AND owns = 1",
-        "the key is unique": "place > 1 AND owns = 1",
-        "what songplays refers to is there": "place = 1 AND owns = 0",
-    }
-    misplaced = "year <> year(start_time) OR month <> month(start_time)"
+    plays = events.where("is_play").selectExpr(f"{PLAY_ID} AS songplay_id")
+    records = {"plays": plays, "song records": songs.where("reason IS NULL").select("song_id", "artist_id")}
+    if most <= FEW_ROWS:
+        rows, matched, broken = compare_few(spark, staging, records)
+    else:
+        rows, matched, broken = compare_many(spark, staging, records, most, ids)
+    for name in TABLES:
+        for rule, number in zip(RULES, broken[name]):
+            if number:
+                raise JobError(
+                    f"the audit failed: {name}: {number:,} times not «{rule}», as for {TABLES[name].key} = "
+                    f"{example(spark, staging, records, name, rule)}; nothing is published; what was staged is kept in "
+                    f"{staging}"
+                )
+    return rows, matched
 
-    def keys(name):
-        """The table's keys (owns: 1), then what refers to each (0, so many times), in their places among their like."""
-        key = TABLES[name].key
-        rows = f"SELECT {key} AS key, 1 AS owns, 1 AS times FROM staged_{name}"
-        if name != "songplays":
-            rows += f" UNION ALL SELECT {key}, 0, "
-            refers = f"FROM staged_songplays WHERE {key} IS NOT NULL"
-            # There are nearly as many start_times as plays: counting them before they are shuffled is in vain.
-            rows += f"1 {refers}" if few or name == "time" else f"count(1) {refers} GROUP BY {key}"
-        hint = "/*+ COALESCE(1) */" if few else ""  # one task has ordered them before others have shuffled them
-        place = "row_number() OVER (PARTITION BY key ORDER BY owns DESC) AS place"
-        return f"SELECT key, owns, times, {place} FROM (SELECT {hint} * FROM ({rows}))"
+
+def key_of(name):
+    """The SQL of a table's key; a moment as a number, which no zone changes, and of which Spark has faster sets."""
+    return "unix_micros(start_time)" if name == "time" else TABLES[name].key
+
+
+def compare_few(spark, staging, records):
+    """({table: rows}, matched plays, {table: how often each of RULES is broken}), by Python, of lists of all keys.
+
+    With few rows it is queries that cost, and the opening of files: here one query reads each file once.
+    """
+
+    def keys(rows, source, held, misplaced="false"):
+        columns = [f"{key_of(name) if name in held else 'NULL'} AS {name}" for name in TABLES]
+        return rows.selectExpr(f"{source} AS source", *columns, f"{misplaced} AS misplaced")
+
+    columns = "songplay_id bigint, user_id bigint, song_id string, artist_id string, start_time timestamp"
+    folders = [_literal(f"{staging}/{name}") for name in TABLES]
+    files = spark.read.schema(columns).option("recursiveFileLookup", "true").parquet(*folders)
+    path, run = "_metadata.file_path", staging.rsplit("/", 1)[-1]
+    month = "concat('/year=', year(start_time), '/month=', month(start_time), '/')"
+    table = f"substring_index(substring_index({path}, '/{run}/', -1), '/', 1)"
+    rows = keys(files, table, TABLES, f"NOT contains({path}, {month})")
+    for source, more in records.items():
+        rows = rows.union(keys(more, f"'{source}'", [name for name in TABLES if source in REFERENCES[name]]))
+    counts = ["count(1) AS rows", "count_if(misplaced) AS misplaced"]
+    lists = [f"collect_list({name}) AS {name}" for name in TABLES]
+    found = rows.groupBy("source").agg(*map(F.expr, [*counts, *lists])).collect()
+    held = {source: {"rows": 0, "misplaced": 0, **dict.fromkeys(TABLES, ())} for source in [*TABLES, *records]}
+    held.update((row.source, row.asDict()) for row in found)
+
+    def broken(name):
+        own, rows = held[name][name], held[name]["rows"]
+        unique, referred = set(own), {key for source in REFERENCES[name] for key in held[source][name]}
+        odd = len(own) - len(unique), len(referred - unique), len(unique - referred)
+        return rows - len(own), *odd, held[name]["misplaced"]
+
+    matched = len(held["songplays"]["songs"])
+    return {name: held[name]["rows"] for name in TABLES}, matched, {name: broken(name) for name in TABLES}
+
+
+def compare_many(spark, staging, records, most, ids):
+    """As compare_few; by Spark, of two arrays for each of many buckets of keys: their own, and what refers to them.
+
+    That takes half the time of sorting or joining, which take more steps for each key. Where songplays has as many rows
+    as there are plays, copies among them, and the same exclusive or of the ids, the plays needn't be read again.
+    """
+    sources = {**{name: read_table(spark, staging, name) for name in TABLES}, **records}
+    buckets, cores = 1 + most // BUCKET_KEYS, spark.sparkContext.defaultParallelism
+    spark.conf.set("spark.sql.shuffle.partitions", max(cores, buckets // 20))
+    spark.conf.set("spark.sql.objectHashAggregate.sortBased.fallbackThreshold", buckets + 1)  # a task has all buckets
+    *whole, matched = sources["songplays"].selectExpr("count(1)", "bit_xor(songplay_id)", "count(song_id)").first()
 
     def counted(name):
-        """The table's rows, the rows that refer to it, and how many keys or rows break each rule."""
-        broken = ", ".join(f"count_if({condition})" for condition in rules.values())
-        counts = f"SELECT sum(owns), sum(times) - sum(owns), {broken}, 0 FROM ({keys(name)})"
-        if "month" in TABLES[name].partitions:
-            counts += f" UNION ALL SELECT 0, 0, 0, 0, 0, count_if({misplaced}) FROM staged_{name}"
-        return [sum(value or 0 for value in values) for values in zip(*spark.sql(counts).collect())]
+        """The table's rows and how often each rule is broken."""
+        key, references = key_of(name), REFERENCES[name]
+        if name == "songplays" and whole == ids:
+            references = ()
+        misplaced = "year <> year(start_time) OR month <> month(start_time)"
+        misplaced = misplaced if "month" in TABLES[name].partitions else "false"
+        keys = sources[name].selectExpr(
+            "1 AS own_row", f"{key} AS own", f"{misplaced} AS misplaced", "NULL AS referred"
+        )
+        for source in references:
+            referred = sources[source].selectExpr(f"{key} AS key")
+            if name in ("users", "songs", "artists"):
+                referred = referred.distinct()  # many plays have the same
+            keys = keys.union(referred.selectExpr("0", "NULL", "false", "key"))
+        counts = ["sum(own_row) AS own_rows", "count_if(misplaced) AS misplaced"]
+        lists = ["collect_list(own) AS own", "collect_list(referred) AS referred"]
+        arrays = keys.groupBy(F.expr(f"pmod(xxhash64(own, referred), {buckets})")).agg(*map(F.expr, [*counts, *lists]))
+        odd = ["size(own) - size(array_distinct(own))"]
+        odd += [f"size(array_except({some}))" if references else "0" for some in ("referred, own", "own, referred")]
+        numbers = ["own_rows", "own_rows - size(own)", *odd, "misplaced"]
+        return [number or 0 for number in arrays.selectExpr(*(f"sum({number})" for number in numbers)).first()]
 
-    def example(name, rule):
-        key, rows, condition = TABLES[name].key, f"staged_{name}", misplaced
-        if rule in rules:
-            key, rows, condition = "key", f"({keys(name)})", rules[rule]
-        return spark.sql(f"SELECT cast({key} AS string) FROM {rows} WHERE {condition}").first()[0]
+    found = dict(zip(TABLES, in_parallel(counted, TABLES)))
+    return {name: found[name][0] for name in TABLES}, matched, {name: found[name][1:] for name in TABLES}
 
-    try:
-        counts = dict(zip(TABLES, in_parallel(counted, TABLES)))
-        for name, (_, _, *broken) in counts.items():
-            for count, rule in zip(broken, [*rules, "year and month are those of start_time"]):
-                if count:
-                    raise JobError(
-                        f"the audit failed: {name}: {count:,} times not «{rule}», as for {TABLES[name].key} = "
-                        f"{example(name, rule)}; nothing is published; what was staged is kept in {staging}"
-                    )
-    finally:
-        for name in TABLES:
-            spark.catalog.dropTempView(f"staged_{name}")
-    return {name: rows for name, (rows, *_) in counts.items()}, counts["songs"][1]
+
+def example(spark, staging, records, name, rule):
+    """A key of a staged table, as text, for which a rule is broken."""
+    key = TABLES[name].key
+    rows = read_table(spark, staging, name)
+    keys = rows.select(key)
+    sources = [records.get(source) or read_table(spark, staging, source) for source in REFERENCES[name]]
+    referred = functools.reduce(DataFrame.union, [source.select(key).where(f"{key} IS NOT NULL") for source in sources])
+    no_key, twice, missing, unused, misplaced = RULES
+    found = {
+        no_key: lambda: rows.where(f"{key} IS NULL"),
+        twice: lambda: keys.groupBy(key).count().where("count > 1"),
+        missing: lambda: referred.subtract(keys),
+        unused: lambda: keys.subtract(referred),
+        misplaced: lambda: rows.where("year <> year(start_time) OR month <> month(start_time)"),
+    }
+    return found[rule]().selectExpr(f"cast({key} AS string)").first()[0]
 
 
 def read_table(spark, place, name):
@@ -2275,14 +2362,14 @@ def records_of(song_texts, log_texts, in_rows):
     return in_parallel(lambda job: job(), jobs)
 
 
-def audit_run(spark, staging, songs, logs):
+def audit_run(spark, staging, records, songs, logs):
     """Audit what was staged, and complete the counts of the two kinds of records with it; see audit.
 
     Raises JobError also unless every record is used, a duplicate, no play or rejected: no duplicates can be negative,
     and what was rejected lies in _rejected.
     """
-    few = max(songs["records"], logs["plays"]) <= BROADCAST_ROWS
-    rows, matched = audit(spark, staging, few)
+    most, ids = max(songs["records"], logs["plays"]), [logs["plays"], logs.pop("ids")]
+    rows, matched = audit(spark, staging, *records, most, ids)
     songs["duplicates"] = songs["records"] - songs["rejected"] - rows["songs"]
     logs["duplicates"] = logs["plays"] - rows["songplays"]
     logs["plays"] = rows["songplays"]
@@ -2358,10 +2445,8 @@ def run(settings, work, held):
             log_job = functools.partial(process_log_data, spark, events, songs, staging, settings.max_rejected, steps)
             most = math.inf if folders else len(song_files)
             song_counts, log_counts = in_parallel(lambda job: job(), [song_job, lambda: log_job(most_songs=most)])
-            for records in (songs, events):
-                records.unpersist()  # the audit needs the memory, and asks only what was staged
             with steps("audit"):
-                rows, matched = audit_run(spark, staging, song_counts, log_counts)
+                rows, matched = audit_run(spark, staging, (songs, events), song_counts, log_counts)
             with steps("publish"):
                 if staging != output.staging(run_id):
                     output.upload(staging, run_id)

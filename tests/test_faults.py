@@ -418,7 +418,8 @@ def without_a_file(name):
 def with_a_user_who_plays_nothing(staging):
     """users, a row more"""
     path = next((staging / "users").glob("*.parquet"))
-    duckdb.sql(f"SELECT * REPLACE (99::BIGINT AS user_id) FROM '{path}' LIMIT 1").write_parquet(f"{staging}/users/more.parquet")
+    more = duckdb.sql(f"SELECT * REPLACE (99::BIGINT AS user_id) FROM '{path}' LIMIT 1")
+    more.write_parquet(f"{staging}/users/more.parquet")
 
 
 def with_a_user_of_no_number(staging):

@@ -1464,13 +1464,13 @@ def compare_many(spark, staging, records, most, ids):
     buckets, cores = 1 + most // BUCKET_KEYS, spark.sparkContext.defaultParallelism
     spark.conf.set("spark.sql.shuffle.partitions", max(cores, buckets // 20))
     spark.conf.set("spark.sql.objectHashAggregate.sortBased.fallbackThreshold", buckets + 1)  # a task has all buckets
-    *whole, matched = sources["songplays"].selectExpr("count(1)", "bit_xor(songplay_id)", "count(song_id)").first()
 
     def counted(name):
-        """The table's rows and how often each rule is broken."""
-        key, references = key_of(name), REFERENCES[name]
-        if name == "songplays" and whole == ids:
-            references = ()
+        """The table's matched rows, if it is songplays, its rows, and how often each rule is broken."""
+        key, references, matched = key_of(name), REFERENCES[name], 0
+        if name == "songplays":
+            *whole, matched = sources[name].selectExpr("count(1)", "bit_xor(songplay_id)", "count(song_id)").first()
+            references = () if whole == ids else references
         misplaced = "year <> year(start_time) OR month <> month(start_time)"
         misplaced = misplaced if "month" in TABLES[name].partitions else "false"
         keys = sources[name].selectExpr(
@@ -1478,7 +1478,7 @@ def compare_many(spark, staging, records, most, ids):
         )
         for source in references:
             referred = sources[source].selectExpr(f"{key} AS key")
-            if name in ("users", "songs", "artists"):
+            if name in ("users", "songs", "artists") and most > BROADCAST_ROWS:
                 referred = referred.distinct()  # many plays have the same
             keys = keys.union(referred.selectExpr("0", "NULL", "false", "key"))
         counts = ["sum(own_row) AS own_rows", "count_if(misplaced) AS misplaced"]
@@ -1487,10 +1487,12 @@ def compare_many(spark, staging, records, most, ids):
         odd = ["size(own) - size(array_distinct(own))"]
         odd += [f"size(array_except({some}))" if references else "0" for some in ("referred, own", "own, referred")]
         numbers = ["own_rows", "own_rows - size(own)", *odd, "misplaced"]
-        return [number or 0 for number in arrays.selectExpr(*(f"sum({number})" for number in numbers)).first()]
+        row = arrays.selectExpr(*(f"sum({number})" for number in numbers)).first()
+        return [matched, *(number or 0 for number in row)]
 
     found = dict(zip(TABLES, in_parallel(counted, TABLES)))
-    return {name: found[name][0] for name in TABLES}, matched, {name: found[name][1:] for name in TABLES}
+    rows, broken = {name: found[name][1] for name in TABLES}, {name: found[name][2:] for name in TABLES}
+    return rows, found["songplays"][0], broken
 
 
 def example(spark, staging, records, name, rule):

@@ -1386,6 +1386,7 @@ RULES = (
     "all that is there is referred to",
     "year and month are those of start_time",
 )
+MISPLACED = "year <> year(start_time) OR month <> month(start_time)"
 
 
 def audit(spark, staging, songs, events, most, ids):
@@ -1471,8 +1472,7 @@ def compare_many(spark, staging, records, most, ids):
         if name == "songplays":
             *whole, matched = sources[name].selectExpr("count(1)", "bit_xor(songplay_id)", "count(song_id)").first()
             references = () if whole == ids else references
-        misplaced = "year <> year(start_time) OR month <> month(start_time)"
-        misplaced = misplaced if "month" in TABLES[name].partitions else "false"
+        misplaced = MISPLACED if "month" in TABLES[name].partitions else "false"
         keys = sources[name].selectExpr(
             "1 AS own_row", f"{key} AS own", f"{misplaced} AS misplaced", "NULL AS referred"
         )
@@ -1508,7 +1508,7 @@ def example(spark, staging, records, name, rule):
         twice: lambda: keys.groupBy(key).count().where("count > 1"),
         missing: lambda: referred.subtract(keys),
         unused: lambda: keys.subtract(referred),
-        misplaced: lambda: rows.where("year <> year(start_time) OR month <> month(start_time)"),
+        misplaced: lambda: rows.where(MISPLACED),
     }
     return found[rule]().selectExpr(f"cast({key} AS string)").first()[0]
 

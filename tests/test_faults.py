@@ -415,18 +415,13 @@ def without_a_file(name):
     return tamper
 
 
-def with_a_user_who_plays_nothing(staging):
-    """users, a row more"""
-    path = next((staging / "users").glob("*.parquet"))
-    more = duckdb.sql(f"SELECT * REPLACE (99::BIGINT AS user_id) FROM '{path}' LIMIT 1")
-    more.write_parquet(f"{staging}/users/more.parquet")
+def with_a_user(number):
+    def tamper(staging):
+        path = next((staging / "users").glob("*.parquet"))
+        more = duckdb.sql(f"SELECT * REPLACE ({number}::BIGINT AS user_id) FROM '{path}' LIMIT 1")
+        more.write_parquet(f"{staging}/users/more.parquet")
 
-
-def with_a_user_of_no_number(staging):
-    """users, a row without a key"""
-    path = next((staging / "users").glob("*.parquet"))
-    more = duckdb.sql(f"SELECT * REPLACE (NULL::BIGINT AS user_id) FROM '{path}' LIMIT 1")
-    more.write_parquet(f"{staging}/users/more.parquet")
+    return tamper
 
 
 TABLE_KEYS = {"users": "user_id", "songs": "song_id", "artists": "artist_id"}
@@ -434,8 +429,8 @@ TAMPERED = {
     "songplays, a file gone": (without_a_file("songplays"), "all that is referred to is there"),
     "songs, a file gone": (without_a_file("songs"), "all that is referred to is there"),
     "time, a file gone": (without_a_file("time"), "all that is referred to is there"),
-    "users, a row more": (with_a_user_who_plays_nothing, "all that is there is referred to"),
-    "users, no key": (with_a_user_of_no_number, "the key is not null"),
+    "users, a row more": (with_a_user(99), "all that is there is referred to"),
+    "users, no key": (with_a_user("NULL"), "the key is not null"),
     "users, twice": (copy_of_a_file, "the key is unique"),
     "users of songplays": (without_a_row("users", "2"), "all that is referred to is there"),
     "songs of songplays": (without_a_row("songs", "S11"), "all that is referred to is there"),

@@ -1379,13 +1379,6 @@ REFERENCES = {
     "artists": ("songplays", "song records"),
     "time": ("songplays",),
 }
-RULES = (
-    "the key is not null",
-    "the key is unique",
-    "all that is referred to is there",
-    "all that is there is referred to",
-    "year and month are those of start_time",
-)
 MISPLACED = "year <> year(start_time) OR month <> month(start_time)"
 
 
@@ -1401,27 +1394,23 @@ def audit(spark, staging, songs, events, most, ids):
     plays = events.where("is_play").selectExpr(f"{PLAY_ID} AS songplay_id")
     records = {"plays": plays, "song records": songs.where("reason IS NULL").select("song_id", "artist_id")}
     if most <= FEW_ROWS:
-        rows, matched, broken = compare_few(spark, staging, records)
+        rows, matched, wrong = compare_few(spark, staging, records)
     else:
-        rows, matched, broken = compare_many(spark, staging, records, most, ids)
-    for name in TABLES:
-        for rule, number in zip(RULES, broken[name]):
-            if number:
+        rows, matched, wrong = compare_many(spark, staging, records, most, ids)
+    for name in wrong:
+        for rule, broken in broken_rules(spark, staging, records, name).items():
+            if number := broken.count():
+                key = TABLES[name].key
                 raise JobError(
-                    f"the audit failed: {name}: {number:,} times not «{rule}», as for {TABLES[name].key} = "
-                    f"{example(spark, staging, records, name, rule)}; nothing is published; what was staged is kept in "
-                    f"{staging}"
+                    f"the audit failed: {name}: {number:,} times not «{rule}», as for {key} = "
+                    f"{broken.selectExpr(f'cast({key} AS string)').first()[0]}; nothing is published; what was staged "
+                    f"is kept in {staging}"
                 )
     return rows, matched
 
 
-def key_of(name):
-    """The SQL of a table's key; a moment as a number, which no zone changes, and of which Spark has faster sets."""
-    return "unix_micros(start_time)" if name == "time" else TABLES[name].key
-
-
 def compare_few(spark, staging, records):
-    """({table: rows}, matched plays, {table: how often each of RULES is broken}), by Python, of lists of all keys.
+    """({table: rows}, matched plays, [tables that break a rule]), by Python, of lists of all keys.
 
     With few rows it is queries that cost, and the opening of files: here one query reads each file once.
     """
@@ -1445,72 +1434,91 @@ def compare_few(spark, staging, records):
     held = {source: {"rows": 0, "misplaced": 0, **dict.fromkeys(TABLES, ())} for source in [*TABLES, *records]}
     held.update((row.source, row.asDict()) for row in found)
 
-    def broken(name):
-        own, rows = held[name][name], held[name]["rows"]
-        unique, referred = set(own), {key for source in REFERENCES[name] for key in held[source][name]}
-        odd = len(own) - len(unique), len(referred - unique), len(unique - referred)
-        return rows - len(own), *odd, held[name]["misplaced"]
+    def is_wrong(name):
+        own, referred = held[name][name], {key for source in REFERENCES[name] for key in held[source][name]}
+        return not held[name]["rows"] == len(own) == len(referred) or set(own) != referred or held[name]["misplaced"]
 
-    matched = len(held["songplays"]["songs"])
-    return {name: held[name]["rows"] for name in TABLES}, matched, {name: broken(name) for name in TABLES}
+    rows = {name: held[name]["rows"] for name in TABLES}
+    return rows, len(held["songplays"]["songs"]), list(filter(is_wrong, TABLES))
 
 
 def compare_many(spark, staging, records, most, ids):
-    """As compare_few; by Spark, of two arrays for each of many buckets of keys: their own, and what refers to them.
+    """As compare_few; by Spark, of the number of keys and the exclusive or of their hashes.
 
-    That takes half the time of sorting or joining, which take more steps for each key. Where songplays has as many rows
-    as there are plays, copies among them, and the same exclusive or of the ids, the plays needn't be read again.
+    A table has the same as the distinct keys that refer to it only if it has each of them once, and no other. (Where
+    two keys share a hash, it may be called wrong though it breaks no rule.) The plays are read again only where their
+    number and exclusive or, in ids, aren't those of the distinct keys of songplays: where some are there twice.
     """
-    sources = {**{name: read_table(spark, staging, name) for name in TABLES}, **records}
+    tables = dict(zip(TABLES, in_parallel(functools.partial(read_table, spark, staging), TABLES)))
     buckets, cores = 1 + most // BUCKET_KEYS, spark.sparkContext.defaultParallelism
     spark.conf.set("spark.sql.shuffle.partitions", max(cores, buckets // 20))
+    spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "false")  # it would leave cores idle
     spark.conf.set("spark.sql.objectHashAggregate.sortBased.fallbackThreshold", buckets + 1)  # a task has all buckets
 
-    def counted(name):
-        """The table's matched rows, if it is songplays, its rows, and how often each rule is broken."""
-        key, references, matched = key_of(name), REFERENCES[name], 0
-        if name == "songplays":
-            *whole, matched = sources[name].selectExpr("count(1)", "bit_xor(songplay_id)", "count(song_id)").first()
-            references = () if whole == ids else references
-        misplaced = MISPLACED if "month" in TABLES[name].partitions else "false"
-        keys = sources[name].selectExpr(
-            "1 AS own_row", f"{key} AS own", f"{misplaced} AS misplaced", "NULL AS referred"
-        )
-        for source in references:
-            referred = sources[source].selectExpr(f"{key} AS key")
-            if name in ("users", "songs", "artists") and most > BROADCAST_ROWS:
-                referred = referred.distinct()  # many plays have the same
-            keys = keys.union(referred.selectExpr("0", "NULL", "false", "key"))
-        counts = ["sum(own_row) AS own_rows", "count_if(misplaced) AS misplaced"]
-        lists = ["collect_list(own) AS own", "collect_list(referred) AS referred"]
-        arrays = keys.groupBy(F.expr(f"pmod(xxhash64(own, referred), {buckets})")).agg(*map(F.expr, [*counts, *lists]))
-        odd = ["size(own) - size(array_distinct(own))"]
-        odd += [f"size(array_except({some}))" if references else "0" for some in ("referred, own", "own, referred")]
-        numbers = ["own_rows", "own_rows - size(own)", *odd, "misplaced"]
-        row = arrays.selectExpr(*(f"sum({number})" for number in numbers)).first()
-        return [matched, *(number or 0 for number in row)]
+    def keys(rows, name, *more):
+        key = "songplay_id" if name == "songplays" else f"xxhash64({key_of(name)})"  # that is a hash already
+        return rows.selectExpr(f"'{name}' AS name", f"{key} AS key", *more)
 
-    found = dict(zip(TABLES, in_parallel(counted, TABLES)))
-    rows, broken = {name: found[name][1] for name in TABLES}, {name: found[name][2:] for name in TABLES}
-    return rows, found["songplays"][0], broken
+    def sums(rows, *more):
+        found = rows.groupBy("name").agg(*map(F.expr, ["count(1)", "bit_xor(key)", *more])).collect()
+        return collections.defaultdict(lambda: (0,) * (2 + len(more)), {name: tuple(sums) for name, *sums in found})
+
+    def staged():
+        rows = []
+        for name in TABLES:
+            misplaced = MISPLACED if "month" in TABLES[name].partitions else "false"
+            matched = "song_id IS NOT NULL" if name == "songplays" else "false"
+            rows.append(keys(tables[name], name, f"{misplaced} AS misplaced", f"{matched} AS matched"))
+        return sums(union(rows), "count_if(misplaced)", "count_if(matched)")
+
+    def distinct(name, rows):
+        if name in ("users", "songs", "artists"):
+            return rows.distinct()
+        # Nearly every row has a key of its own: arrays of the keys of many buckets take less than counting them.
+        arrays = rows.groupBy("name", F.expr(f"pmod(key, {buckets})")).agg(F.expr("collect_list(key) AS keys"))
+        return arrays.selectExpr("name", "explode(array_distinct(keys)) AS key")
+
+    def referred(references):
+        rows = {}
+        for name in references:
+            sources = [{**tables, **records}[source] for source in references[name]]
+            rows[name] = union([keys(source.where(f"{TABLES[name].key} IS NOT NULL"), name) for source in sources])
+        if most <= BROADCAST_ROWS:  # one query for all is compiled sooner
+            return sums(union(rows.values()).distinct())
+        return sums(union([distinct(*item) for item in rows.items()]))
+
+    references = {**REFERENCES, "songplays": ("songplays",)}
+    own, wanted = in_parallel(lambda job: job(), [staged, lambda: referred(references)])
+    if wanted["songplays"] != tuple(ids):
+        wanted["songplays"] = referred({"songplays": ("plays",)})["songplays"]
+    wrong = [name for name in TABLES if own[name][:2] != wanted[name] or own[name][2]]
+    return {name: own[name][0] for name in TABLES}, own["songplays"][3], wrong
 
 
-def example(spark, staging, records, name, rule):
-    """A key of a staged table, as text, for which a rule is broken."""
+def union(frames):
+    """The rows of all of some DataFrames."""
+    return functools.reduce(DataFrame.union, frames)
+
+
+def key_of(name):
+    """The SQL of a table's key; a moment as a number, which no zone changes, and of which Spark has faster sets."""
+    return "unix_micros(start_time)" if name == "time" else TABLES[name].key
+
+
+def broken_rules(spark, staging, records, name):
+    """{rule: the rows or keys of a staged table that break it}."""
     key = TABLES[name].key
     rows = read_table(spark, staging, name)
     keys = rows.select(key)
     sources = [records.get(source) or read_table(spark, staging, source) for source in REFERENCES[name]]
-    referred = functools.reduce(DataFrame.union, [source.select(key).where(f"{key} IS NOT NULL") for source in sources])
-    no_key, twice, missing, unused, misplaced = RULES
-    found = {
-        no_key: lambda: rows.where(f"{key} IS NULL"),
-        twice: lambda: keys.groupBy(key).count().where("count > 1"),
-        missing: lambda: referred.subtract(keys),
-        unused: lambda: keys.subtract(referred),
-        misplaced: lambda: rows.where(MISPLACED),
+    referred = union([source.select(key).where(f"{key} IS NOT NULL") for source in sources])
+    return {
+        "the key is not null": rows.where(f"{key} IS NULL"),
+        "the key is unique": keys.groupBy(key).count().where("count > 1"),
+        "all that is referred to is there": referred.subtract(keys),
+        "all that is there is referred to": keys.subtract(referred),
+        "year and month are those of start_time": rows.where(MISPLACED if "month" in rows.columns else "false"),
     }
-    return found[rule]().selectExpr(f"cast({key} AS string)").first()[0]
 
 
 def read_table(spark, place, name):
@@ -2141,6 +2149,8 @@ def spark_session(work=None, small=False, s3a=False):
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
+        # From 32 folders on, a job lists them; here that takes longer.
+        "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000",
         # Without checksum files beside each file.
         "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
     }

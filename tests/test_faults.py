@@ -485,6 +485,19 @@ def test_what_was_staged_and_is_wrong_fails_the_audit(spark, staged, tmp_path, m
     assert re.match(rf"the audit failed: {name}: \d times not «{rule}», as for ", str(error.value))
 
 
+@pytest.mark.parametrize("few", [True, False])
+def test_plays_kept_as_often_as_they_are_there_fail_the_audit(spark, staged, inputs, tmp_path, monkeypatch, few):
+    """Then songplays has as many rows as there are plays, and the same exclusive or of its ids."""
+    folder, (songs, events), _ = staged
+    shutil.copytree(folder, tmp_path / "run")
+    for path in list((tmp_path / "run/songplays").rglob("*.parquet")):
+        shutil.copy(path, path.with_name(f"copy-{path.name}"))
+    monkeypatch.setattr(etl, "FEW_ROWS", 100 if few else 0)
+    ids = [2 * len(inputs[1][1]["songplays"]), 0]
+    with pytest.raises(etl.JobError, match="songplays: .* not «the key is unique»"):
+        etl.audit(spark, str(tmp_path / "run"), songs, events.union(events), ids[0], ids)
+
+
 def test_a_failed_audit_publishes_nothing_and_keeps_what_was_staged(inputs, lake, run_here, monkeypatch):
     audit = etl.audit
 

@@ -1416,7 +1416,7 @@ def compare_few(spark, staging, records):
     """
 
     def keys(rows, source, held, misplaced="false"):
-        columns = [f"{key_of(name) if name in held else 'NULL'} AS {name}" for name in TABLES]
+        columns = [f"{TABLES[name].key if name in held else 'NULL'} AS {name}" for name in TABLES]
         return rows.selectExpr(f"{source} AS source", *columns, f"{misplaced} AS misplaced")
 
     columns = "songplay_id bigint, user_id bigint, song_id string, artist_id string, start_time timestamp"
@@ -1425,12 +1425,14 @@ def compare_few(spark, staging, records):
     path, run = "_metadata.file_path", staging.rsplit("/", 1)[-1]
     month = "concat('/year=', year(start_time), '/month=', month(start_time), '/')"
     table = f"substring_index(substring_index({path}, '/{run}/', -1), '/', 1)"
-    rows = keys(files, table, TABLES, f"NOT contains({path}, {month})")
+    rows = [keys(files, table, TABLES, f"NOT contains({path}, {month})")]
     for source, more in records.items():
-        rows = rows.union(keys(more, f"'{source}'", [name for name in TABLES if source in REFERENCES[name]]))
+        rows.append(keys(more, f"'{source}'", [name for name in TABLES if source in REFERENCES[name]]))
     counts = ["count(1) AS rows", "count_if(misplaced) AS misplaced"]
-    lists = [f"collect_list({name}) AS {name}" for name in TABLES]
-    found = rows.groupBy("source").agg(*map(F.expr, [*counts, *lists])).collect()
+    # A moment as a number, which Python doesn't take for one of the machine's zone.
+    values = {name: f"unix_micros({name})" if name == "time" else name for name in TABLES}
+    lists = [f"collect_list({value}) AS {name}" for name, value in values.items()]
+    found = union(rows).groupBy("source").agg(*map(F.expr, [*counts, *lists])).collect()
     held = {source: {"rows": 0, "misplaced": 0, **dict.fromkeys(TABLES, ())} for source in [*TABLES, *records]}
     held.update((row.source, row.asDict()) for row in found)
 
@@ -1456,7 +1458,7 @@ def compare_many(spark, staging, records, most, ids):
     spark.conf.set("spark.sql.objectHashAggregate.sortBased.fallbackThreshold", buckets + 1)  # a task has all buckets
 
     def keys(rows, name, *more):
-        key = "songplay_id" if name == "songplays" else f"xxhash64({key_of(name)})"  # that is a hash already
+        key = "songplay_id" if name == "songplays" else f"xxhash64({TABLES[name].key})"  # that is a hash already
         return rows.selectExpr(f"'{name}' AS name", f"{key} AS key", *more)
 
     def sums(rows, *more):
@@ -1498,11 +1500,6 @@ def compare_many(spark, staging, records, most, ids):
 def union(frames):
     """The rows of all of some DataFrames."""
     return functools.reduce(DataFrame.union, frames)
-
-
-def key_of(name):
-    """The SQL of a table's key; a moment as a number, which no zone changes, and of which Spark has faster sets."""
-    return "unix_micros(start_time)" if name == "time" else TABLES[name].key
 
 
 def broken_rules(spark, staging, records, name):

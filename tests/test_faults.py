@@ -454,45 +454,54 @@ def audited(spark, staged, folder):
     return etl.audit_run(spark, str(folder), records, *map(dict, counts))
 
 
-@pytest.mark.parametrize("few", [True, False])
-def test_what_was_staged_as_it_should_be_passes_the_audit(spark, staged, inputs, monkeypatch, few):
-    monkeypatch.setattr(etl, "FEW_ROWS", 100 if few else 0)
+# The ways of comparing keys, by what FEW_ROWS and BROADCAST_ROWS are: lists, counted by Spark, gathered as arrays.
+WAYS = {"lists": (100, 100), "counted": (0, 100), "arrays": (0, 0)}
+
+
+def compare_by(way, monkeypatch):
+    for bound, rows in zip(("FEW_ROWS", "BROADCAST_ROWS"), WAYS[way]):
+        monkeypatch.setattr(etl, bound, rows)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_was_staged_as_it_should_be_passes_the_audit(spark, staged, inputs, monkeypatch, way):
+    compare_by(way, monkeypatch)
     rows, matched = audited(spark, staged, staged[0])
     assert rows == {name: len(inputs[1][1][name]) for name in COLUMNS}
     assert matched == inputs[1][1]["report"]["matched_plays"]
 
 
-# The two ways of comparing keys: each finds each rule broken, and one or the other each of these faults.
-BOTH = ("songplays, a file gone", "users, twice", "songplays, another month", "users, a row more", "users, no key")
+# Each of the ways finds each rule broken, and one or the other each of these faults.
+ALL_WAYS = ("songplays, a file gone", "users, twice", "songplays, another month", "users, a row more", "users, no key")
 
 
 @pytest.mark.parametrize(
-    ("what", "few"),
+    ("what", "way"),
     [
-        (what, few)
+        (what, way)
         for number, what in enumerate(TAMPERED)
-        for few in ([True, False] if what in BOTH else [number % 2 == 0])
+        for way in (WAYS if what in ALL_WAYS else [list(WAYS)[number % len(WAYS)]])
     ],
 )
-def test_what_was_staged_and_is_wrong_fails_the_audit(spark, staged, tmp_path, monkeypatch, what, few):
+def test_what_was_staged_and_is_wrong_fails_the_audit(spark, staged, tmp_path, monkeypatch, what, way):
     tamper, rule = TAMPERED[what]
     shutil.copytree(staged[0], tmp_path / "run")
     tamper(tmp_path / "run")
-    monkeypatch.setattr(etl, "FEW_ROWS", 100 if few else 0)
+    compare_by(way, monkeypatch)
     with pytest.raises(etl.JobError) as error:
         audited(spark, staged, tmp_path / "run")
     name = re.match("[a-z]+", what)[0]
     assert re.match(rf"the audit failed: {name}: \d times not «{rule}», as for ", str(error.value))
 
 
-@pytest.mark.parametrize("few", [True, False])
-def test_plays_kept_as_often_as_they_are_there_fail_the_audit(spark, staged, inputs, tmp_path, monkeypatch, few):
+@pytest.mark.parametrize("way", WAYS)
+def test_plays_kept_as_often_as_they_are_there_fail_the_audit(spark, staged, inputs, tmp_path, monkeypatch, way):
     """Then songplays has as many rows as there are plays, and the same exclusive or of its ids."""
     folder, (songs, events), _ = staged
     shutil.copytree(folder, tmp_path / "run")
     for path in list((tmp_path / "run/songplays").rglob("*.parquet")):
         shutil.copy(path, path.with_name(f"copy-{path.name}"))
-    monkeypatch.setattr(etl, "FEW_ROWS", 100 if few else 0)
+    compare_by(way, monkeypatch)
     ids = [2 * len(inputs[1][1]["songplays"]), 0]
     with pytest.raises(etl.JobError, match="songplays: .* not «the key is unique»"):
         etl.audit(spark, str(tmp_path / "run"), songs, events.union(events), ids[0], ids)

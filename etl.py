@@ -38,6 +38,7 @@ import math
 import operator
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -58,6 +59,7 @@ try:
     from py4j.protocol import Py4JError
     from pyspark import StorageLevel, cloudpickle
     from pyspark.errors import ParseException, PySparkException
+    from pyspark.java_gateway import launch_gateway
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql import functions as F
     from pyspark.sql.types import StructType
@@ -1351,14 +1353,14 @@ def process_log_data(spark, records, songs, staging, max_rejected=1.0, steps=Non
         users = plays if plays <= BROADCAST_ROWS else listened.select("user_id").distinct().count()
         song_join, user_join = ("broadcast" if rows <= BROADCAST_ROWS else None for rows in (most_songs, users))
     tables = {
-        "songplays": songplays_table(laid["songplays"], songs_by_name(usable), song_join),
-        "users": users_table(listened, user_join),
-        "time": time_table(laid["time"]),
+        "songplays": lambda: songplays_table(laid["songplays"], songs_by_name(usable), song_join),
+        "users": lambda: users_table(listened, user_join),
+        "time": lambda: time_table(laid["time"]),
     }
 
     def write(table):
         with steps(f"write {table}"):
-            stage(tables[table], table, staging, empty=not plays)
+            stage(tables[table](), table, staging, empty=not plays)
 
     in_parallel(write, tables)
     counts = {"records": total, "plays": plays, "duplicates": 0, "not_plays": total - plays - rejected}
@@ -1632,7 +1634,11 @@ class Output:
         return [status.getPath().getName() for status in there]
 
     def file_sizes(self, table):
-        return list_files(self.spark, f"{self.place}/{table}")
+        place = f"{self.place}/{table}"
+        if is_hdfs(place):
+            return list_files(self.spark, place)
+        # Hadoop would start a process for each file, for an owner and permissions that nobody asked for.
+        return {str(path.relative_to(place)): path.stat().st_size for path in Path(place).rglob("*") if path.is_file()}
 
     def exists(self, path):
         return self.files.exists(self.at(path))
@@ -1764,7 +1770,7 @@ def _read(spark, file):
 
 
 def list_files(spark, place):
-    """{name below the place: bytes} of all files there, by Hadoop's file system of it."""
+    """{name below the place: bytes} of all files there, on HDFS."""
     files, path = _file_system(spark, place)
     if not files.exists(path(place)):
         return {}
@@ -2041,7 +2047,7 @@ def java_options(home, small):
     (150 MB in the user's cache folder), which takes 5 to 7 seconds off every run after the first.
     """
     version = _java_version(home)
-    options = ["-Xlog:disable"] if version > 8 else []
+    options = ["-Dlog4j2.disableJmx=true", *(["-Xlog:disable"] if version > 8 else [])]
     if small:
         options += ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xms512m", "-Xmn300m", "-XX:MetaspaceSize=200m"]
     else:
@@ -2160,27 +2166,42 @@ def spark_session(work=None, small=False, s3a=False):
         local["spark.local.dir"] = local["spark.sql.warehouse.dir"] = work
     for key, value in local.items():
         builder = builder.config(key, value)
-    if not work:
-        return builder.getOrCreate()
-    # Java inherits this process's standard output and error when it starts; so do the Python workers that it starts.
-    sys.stdout.flush()
-    screen = {number: os.dup(number) for number in (1, 2)}
+    if work and not pyspark.SparkContext._gateway:
+        try:
+            start_java(home, memory, options, local.get("spark.jars.packages"), work)
+        except PySparkException:
+            if "spark.jars.packages" not in local:
+                raise
+            raise UsageError(
+                f"can't download {local['spark.jars.packages']}, which large log files on S3 need: put its jar and "
+                "that of the AWS SDK it depends on into "
+                f"{os.path.join(os.path.dirname(pyspark.__file__), 'jars')}"
+            ) from None
+    return builder.getOrCreate()
+
+
+def start_java(home, memory, options, packages, work):
+    """Start Spark's Java as pyspark does, but without its script, which takes half a second to put a command together.
+
+    packages: those that Java is to download first. What it says goes to the file spark.log in the folder work.
+    """
+    jars = Path(pyspark.__file__).parent / "jars"
+    # What Spark needs of Java's modules, from where the script has it.
+    with zipfile.ZipFile(next(jars.glob("spark-launcher_*.jar"))) as jar:
+        constants = jar.read("org/apache/spark/launcher/JavaModuleOptions.class").decode("latin-1")
+    modules = re.findall("-(?:-add-[a-z]+|[DX])[!-~]+", constants)
+    settings = [os.environ[name] for name in ("SPARK_CONF_DIR",) if name in os.environ]
+    main = ["org.apache.spark.api.python.PythonGatewayServer"]
+    if packages or settings:  # this one downloads, and reads spark-defaults.conf; the other starts sooner
+        main = ["org.apache.spark.deploy.SparkSubmit", *(["--packages", packages] if packages else []), "pyspark-shell"]
+    command = ["-cp", ":".join([*settings, f"{jars}/*"]), f"-Xmx{memory}g", *modules, *options, *main]
     with open(os.path.join(work, "spark.log"), "ab") as log:
-        for number in screen:
-            os.dup2(log.fileno(), number)
-    try:
-        return builder.getOrCreate()
-    except PySparkException:
-        if "spark.jars.packages" not in local:
-            raise
-        raise UsageError(
-            f"can't download {local['spark.jars.packages']}, which large log files on S3 need: put its jar and that of "
-            f"the AWS SDK it depends on into {os.path.join(os.path.dirname(pyspark.__file__), 'jars')}"
-        ) from None
-    finally:
-        for number, copy in screen.items():
-            os.dup2(copy, number)
-            os.close(copy)
+        program = {"executable": f"{home}/bin/java", "stdout": log, "stderr": log}
+        os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join(command)
+        try:
+            pyspark.SparkContext._ensure_initialized(gateway=launch_gateway(popen_kwargs=program))
+        finally:
+            del os.environ["PYSPARK_SUBMIT_ARGS"]
 
 
 @contextlib.contextmanager

@@ -1294,10 +1294,11 @@ def stage_rejected(records, kind, rejected, total, limit, staging):
         )
 
 
-def process_song_data(spark, records, staging, max_rejected=1.0, steps=None):
+def process_song_data(spark, records, staging, max_rejected=1.0, steps=None, staged=None):
     """Stage songs, artists and the rejected songs from song_records, which should be cached.
 
-    Returns the counts {"records", "duplicates", "rejected"}, duplicates still 0. Raises JobError.
+    staged is called with the name of each table that is. Returns the counts {"records", "duplicates", "rejected"},
+    duplicates still 0. Raises JobError.
     """
     steps = steps or Steps()
     with steps("read songs"):
@@ -1318,22 +1319,27 @@ def process_song_data(spark, records, staging, max_rejected=1.0, steps=None):
     def write(table):
         with steps(f"write {table}"):
             stage(tables[table], table, staging, empty=not years)
+        if staged:
+            staged(table)
 
     in_parallel(write, tables)
     return {"records": total, "duplicates": 0, "rejected": rejected}
 
 
-def process_log_data(spark, records, songs, staging, max_rejected=1.0, steps=None, most_songs=BROADCAST_ROWS):
+def process_log_data(
+    spark, records, songs, staging, max_rejected=1.0, steps=None, staged=None, most_songs=BROADCAST_ROWS
+):
     """Stage songplays, users, time and the rejected events from event_records, which should be cached.
 
-    songs: song_records, most_songs of them at most. Returns the counts {"records", "plays", "duplicates", "not_plays",
-    "rejected"}; plays are still with duplicates; and ids, the exclusive or of their songplay_ids. Raises JobError.
+    songs: song_records, most_songs of them at most; staged: as in process_song_data. Returns the counts {"records",
+    "plays", "duplicates", "not_plays", "rejected"}; plays are still with duplicates; and ids, the exclusive or of their
+    songplay_ids. Raises JobError.
     """
     steps = steps or Steps()
     with steps("read logs"):
         month = "CASE WHEN is_play THEN year(timestamp_millis(ts)) * 12 + month(timestamp_millis(ts)) END"
-        sums = F.expr("count(1)"), F.expr(f"bit_xor({PLAY_ID})")
-        groups = records.groupBy(F.expr("reason IS NULL"), F.expr(month)).agg(*sums).collect()
+        counts = F.expr("count(1)"), F.expr(f"bit_xor({PLAY_ID})")
+        groups = records.groupBy(F.expr("reason IS NULL"), F.expr(month)).agg(*counts).collect()
     months = {month: number for _, month, number, _ in groups if month is not None}
     ids = functools.reduce(operator.xor, (ids for _, month, _, ids in groups if month is not None), 0)
     rejected = sum(number for usable, _, number, _ in groups if not usable)
@@ -1361,6 +1367,8 @@ def process_log_data(spark, records, songs, staging, max_rejected=1.0, steps=Non
     def write(table):
         with steps(f"write {table}"):
             stage(tables[table](), table, staging, empty=not plays)
+        if staged:
+            staged(table)
 
     in_parallel(write, tables)
     counts = {"records": total, "plays": plays, "duplicates": 0, "not_plays": total - plays - rejected}
@@ -1381,24 +1389,26 @@ REFERENCES = {
     "artists": ("songplays", "song records"),
     "time": ("songplays",),
 }
+OTHERS = [name for name in TABLES if name != "songplays"]
 MISPLACED = "year <> year(start_time) OR month <> month(start_time)"
 
 
-def audit(spark, staging, songs, events, most, ids):
+def audit(spark, staging, songs, events, most, ids, others=None):
     """Check what was staged against what it was made of; returns {table: rows} and the matched plays.
 
     No key is null or there twice, and the keys are those that REFERENCES has, no fewer and no more: so each play has
     its row in songplays, each song record its song and its artist, and each user_id, start_time, song_id and artist_id
     of songplays resolves. year and month are those of start_time. (Columns and types are checked when they are staged.)
     songs, events: song_records and event_records; most: no table has more rows; ids: the number of plays, and their ids
-    as in process_log_data. Raises JobError with the table, the rule and an example.
+    as in process_log_data; others: the sums_of_others, where they are taken already. Raises JobError with the table,
+    the rule and an example.
     """
     plays = events.where("is_play").selectExpr(f"{PLAY_ID} AS songplay_id")
     records = {"plays": plays, "song records": songs.where("reason IS NULL").select("song_id", "artist_id")}
     if most <= FEW_ROWS:
         rows, matched, wrong = compare_few(spark, staging, records)
     else:
-        rows, matched, wrong = compare_many(spark, staging, records, most, ids)
+        rows, matched, wrong = compare_many(spark, staging, records, most, ids, others)
     for name in wrong:
         for rule, broken in broken_rules(spark, staging, records, name).items():
             if number := broken.count():
@@ -1446,57 +1456,96 @@ def compare_few(spark, staging, records):
     return rows, len(held["songplays"]["songs"]), list(filter(is_wrong, TABLES))
 
 
-def compare_many(spark, staging, records, most, ids):
+def hashed(name):
+    """The columns of a key of many rows: the number of its table, and a hash of it."""
+    key = "songplay_id" if name == "songplays" else f"xxhash64({TABLES[name].key})"  # that is a hash already
+    return [f"{list(TABLES).index(name)} AS number", f"{key} AS key"]
+
+
+def sums_of(names, keys, *more):
+    """{table: (the number of keys, their exclusive or, more sums)}; zeros for a table without keys."""
+    found = keys.groupBy("number").agg(*map(F.expr, ["count(1)", "bit_xor(key)", *more])).collect()
+    zeros = dict.fromkeys(names, (0,) * (2 + len(more)))
+    return {**zeros, **{list(TABLES)[number]: tuple(sums) for number, *sums in found}}
+
+
+def sums_of_others(spark, staging):
+    """{table: (rows, the exclusive or of their keys, rows under another month)} of the tables beside songplays."""
+    rows = []
+    for name in OTHERS:
+        misplaced = MISPLACED if "month" in TABLES[name].partitions else "false"
+        rows.append(read_table(spark, staging, name).selectExpr(*hashed(name), f"{misplaced} AS misplaced"))
+    return sums_of(OTHERS, union(rows), "count_if(misplaced)")
+
+
+def early_sums(spark, staging, steps):
+    """(A dict, and what is to be called with the name of each table staged); it will hold the sums_of_others.
+
+    songplays is staged last, by one task where it is one file: meanwhile these sums cost no time.
+    """
+    sums, waiting, lock = {}, set(OTHERS), threading.Lock()
+
+    def staged(name):
+        with lock:
+            last = waiting == {name}
+            waiting.discard(name)
+        if last:
+            with steps("audit beside songplays"):
+                sums.update(sums_of_others(spark, staging))
+
+    return sums, staged
+
+
+def compare_many(spark, staging, records, most, ids, others=None):
     """As compare_few; by Spark, of the number of keys and the exclusive or of their hashes.
 
     A table has the same as the distinct keys that refer to it only if it has each of them once, and no other. (Where
     two keys share a hash, it may be called wrong though it breaks no rule.) The plays are read again only where their
     number and exclusive or, in ids, aren't those of the distinct keys of songplays: where some are there twice.
+    others: the sums_of_others, where they are taken already.
     """
-    tables = dict(zip(TABLES, in_parallel(functools.partial(read_table, spark, staging), TABLES)))
     buckets, cores = 1 + most // BUCKET_KEYS, spark.sparkContext.defaultParallelism
     spark.conf.set("spark.sql.shuffle.partitions", max(cores, buckets // 20))
     spark.conf.set("spark.sql.adaptive.coalescePartitions.enabled", "false")  # it would leave cores idle
     spark.conf.set("spark.sql.objectHashAggregate.sortBased.fallbackThreshold", buckets + 1)  # a task has all buckets
+    sources = {**records, "songplays": read_table(spark, staging, "songplays")}
+    counts = [F.expr(f"count_if({name}) AS {name}") for name in ("own", "misplaced")]
 
-    def keys(rows, name, *more):
-        key = "songplay_id" if name == "songplays" else f"xxhash64({TABLES[name].key})"  # that is a hash already
-        return rows.selectExpr(f"'{name}' AS name", f"{key} AS key", *more)
+    def keys(source, name):
+        own, key = source == "songplays", TABLES[name].key
+        misplaced = MISPLACED if own and name == "songplays" else "false"
+        rows = sources[source].where("true" if name == "songplays" else f"{key} IS NOT NULL")
+        return rows.selectExpr(*hashed(name), f"{own} AS own", f"{misplaced} AS misplaced")
 
-    def sums(rows, *more):
-        found = rows.groupBy("name").agg(*map(F.expr, ["count(1)", "bit_xor(key)", *more])).collect()
-        return collections.defaultdict(lambda: (0,) * (2 + len(more)), {name: tuple(sums) for name, *sums in found})
+    def counted(rows):
+        return rows.groupBy("number", "key").agg(*counts)
 
-    def staged():
-        rows = []
-        for name in TABLES:
-            misplaced = MISPLACED if "month" in TABLES[name].partitions else "false"
-            matched = "song_id IS NOT NULL" if name == "songplays" else "false"
-            rows.append(keys(tables[name], name, f"{misplaced} AS misplaced", f"{matched} AS matched"))
-        return sums(union(rows), "count_if(misplaced)", "count_if(matched)")
-
-    def distinct(name, rows):
-        if name in ("users", "songs", "artists"):
-            return rows.distinct()
-        # Nearly every row has a key of its own: arrays of the keys of many buckets take less than counting them.
-        arrays = rows.groupBy("name", F.expr(f"pmod(key, {buckets})")).agg(F.expr("collect_list(key) AS keys"))
-        return arrays.selectExpr("name", "explode(array_distinct(keys)) AS key")
+    def gathered(rows):
+        # Where nearly every row has a key of its own, arrays of the keys of many buckets take less than counting them.
+        bucket, keys = F.expr(f"pmod(key, {buckets})"), F.expr("array_distinct(collect_list(key)) AS keys")
+        keys = rows.groupBy("number", bucket).agg(keys, *counts)
+        once = [f"if(at > 0, 0, {name}) AS {name}" for name in ("own", "misplaced")]  # a bucket of nulls has no at
+        return keys.selectExpr("*", "posexplode_outer(keys) AS (at, key)").selectExpr("number", "key", *once)
 
     def referred(references):
-        rows = {}
-        for name in references:
-            sources = [{**tables, **records}[source] for source in references[name]]
-            rows[name] = union([keys(source.where(f"{TABLES[name].key} IS NOT NULL"), name) for source in sources])
+        """{table: (the number of distinct keys that refer to it, their exclusive or, rows of songplays, misplaced)}"""
+        rows = {name: union([keys(source, name) for source in references[name]]) for name in references}
         if most <= BROADCAST_ROWS:  # one query for all is compiled sooner
-            return sums(union(rows.values()).distinct())
-        return sums(union([distinct(*item) for item in rows.items()]))
+            distinct = counted(union(rows.values()))
+        else:
+            ways = {"songplays": gathered, "time": gathered}
+            distinct = union([ways.get(name, counted)(rows[name]) for name in references])
+        return sums_of(references, distinct, "sum(own)", "sum(misplaced)")
 
     references = {**REFERENCES, "songplays": ("songplays",)}
-    own, wanted = in_parallel(lambda job: job(), [staged, lambda: referred(references)])
-    if wanted["songplays"] != tuple(ids):
+    jobs = [lambda: others or sums_of_others(spark, staging), lambda: referred(references)]
+    own, wanted = in_parallel(lambda job: job(), jobs)
+    number, hashes, rows, misplaced = wanted["songplays"]
+    own = {**own, "songplays": (rows, hashes, misplaced + rows - number)}
+    if (number, hashes) != tuple(ids):
         wanted["songplays"] = referred({"songplays": ("plays",)})["songplays"]
-    wrong = [name for name in TABLES if own[name][:2] != wanted[name] or own[name][2]]
-    return {name: own[name][0] for name in TABLES}, own["songplays"][3], wrong
+    wrong = [name for name in TABLES if own[name][:2] != wanted[name][:2] or own[name][2]]
+    return {name: own[name][0] for name in TABLES}, wanted["songs"][2], wrong
 
 
 def union(frames):
@@ -2059,8 +2108,8 @@ def java_options(home, small):
     if version < 13 or not Path(home, "lib", "server", "classes.jsa").exists():
         return options
     # The archive serves exactly these jars and this Java; another one is another file.
-    jars = os.path.join(os.path.dirname(pyspark.__file__), "jars")
-    key = repr((home, os.path.getmtime(os.path.join(home, "lib")), jars, os.path.getmtime(jars)))
+    jars = spark_jars()
+    key = repr((home, os.path.getmtime(os.path.join(home, "lib")), str(jars), os.path.getmtime(jars)))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "sparkify-etl")
     archive = cache / f"spark-{pyspark.__version__}-{hashlib.sha256(key.encode()).hexdigest()[:12]}.jsa"
     try:
@@ -2080,16 +2129,24 @@ def java_options(home, small):
     return [*options, f"-XX:ArchiveClassesAtExit={archive}.{os.getpid()}"]
 
 
+def spark_jars():
+    """The folder of pyspark's jars. Raises UsageError where Spark was installed another way, as on a cluster."""
+    jars = Path(pyspark.__file__).parent / "jars"
+    if not jars.is_dir():
+        raise UsageError(f"there is no {jars}: use spark-submit here, or pip install -r requirements.txt")
+    return jars
+
+
 def hadoop_package(name):
     """(version of the Hadoop in pyspark, coordinates of its package of a name, where Spark keeps that, downloaded)"""
-    version = next((Path(pyspark.__file__).parent / "jars").glob("hadoop-client-api-*.jar")).stem.rsplit("-", 1)[1]
+    version = next(spark_jars().glob("hadoop-client-api-*.jar")).stem.rsplit("-", 1)[1]
     ivy = Path.home() / (".ivy2" if pyspark.__version__.startswith("3.") else ".ivy2.5.2")
     return version, f"org.apache.hadoop:{name}:{version}", ivy / "jars" / f"org.apache.hadoop_{name}-{version}.jar"
 
 
 def s3a_jars():
     """The setting that brings the S3A that belongs to the Hadoop in pyspark; empty where it is there already."""
-    if list((Path(pyspark.__file__).parent / "jars").glob("hadoop-aws-*.jar")):
+    if list(spark_jars().glob("hadoop-aws-*.jar")):
         return {}
     version, package, jar = hadoop_package("hadoop-aws")
     if not jar.exists():
@@ -2174,8 +2231,7 @@ def spark_session(work=None, small=False, s3a=False):
                 raise
             raise UsageError(
                 f"can't download {local['spark.jars.packages']}, which large log files on S3 need: put its jar and "
-                "that of the AWS SDK it depends on into "
-                f"{os.path.join(os.path.dirname(pyspark.__file__), 'jars')}"
+                f"that of the AWS SDK it depends on into {spark_jars()}"
             ) from None
     return builder.getOrCreate()
 
@@ -2185,16 +2241,16 @@ def start_java(home, memory, options, packages, work):
 
     packages: those that Java is to download first. What it says goes to the file spark.log in the folder work.
     """
-    jars = Path(pyspark.__file__).parent / "jars"
     # What Spark needs of Java's modules, from where the script has it.
-    with zipfile.ZipFile(next(jars.glob("spark-launcher_*.jar"))) as jar:
+    with zipfile.ZipFile(next(spark_jars().glob("spark-launcher_*.jar"))) as jar:
         constants = jar.read("org/apache/spark/launcher/JavaModuleOptions.class").decode("latin-1")
     modules = re.findall("-(?:-add-[a-z]+|[DX])[!-~]+", constants)
-    settings = [os.environ[name] for name in ("SPARK_CONF_DIR",) if name in os.environ]
-    main = ["org.apache.spark.api.python.PythonGatewayServer"]
+    main, path = ["org.apache.spark.api.python.PythonGatewayServer"], f"{spark_jars()}/*"
+    settings = os.environ.get("SPARK_CONF_DIR")
     if packages or settings:  # this one downloads, and reads spark-defaults.conf; the other starts sooner
         main = ["org.apache.spark.deploy.SparkSubmit", *(["--packages", packages] if packages else []), "pyspark-shell"]
-    command = ["-cp", ":".join([*settings, f"{jars}/*"]), f"-Xmx{memory}g", *modules, *options, *main]
+        path = f"{settings}:{path}" if settings else path
+    command = ["-cp", path, f"-Xmx{memory}g", *modules, *options, *main]
     with open(os.path.join(work, "spark.log"), "ab") as log:
         program = {"executable": f"{home}/bin/java", "stdout": log, "stderr": log}
         os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join(command)
@@ -2392,14 +2448,14 @@ def records_of(song_texts, log_texts, in_rows):
     return in_parallel(lambda job: job(), jobs)
 
 
-def audit_run(spark, staging, records, songs, logs):
-    """Audit what was staged, and complete the counts of the two kinds of records with it; see audit.
+def audit_run(spark, staging, records, songs, logs, others=None):
+    """Audit what was staged, and complete the counts of the two kinds of records with it; others: see audit.
 
     Raises JobError also unless every record is used, a duplicate, no play or rejected: no duplicates can be negative,
     and what was rejected lies in _rejected.
     """
     most, ids = max(songs["records"], logs["plays"]), [logs["plays"], logs.pop("ids")]
-    rows, matched = audit(spark, staging, *records, most, ids)
+    rows, matched = audit(spark, staging, *records, most, ids, others)
     songs["duplicates"] = songs["records"] - songs["rejected"] - rows["songs"]
     logs["duplicates"] = logs["plays"] - rows["songplays"]
     logs["plays"] = rows["songplays"]
@@ -2471,12 +2527,14 @@ def run(settings, work, held):
                 song_texts = functools.partial(read_songs, spark, song_files, aws, slowed, early_songs)
                 log_texts = functools.partial(read_lines, spark, log_files, aws, slowed, early_logs)
                 songs, events = records_of(song_texts, log_texts, in_rows=small and local)
-            song_job = functools.partial(process_song_data, spark, songs, staging, settings.max_rejected, steps)
-            log_job = functools.partial(process_log_data, spark, events, songs, staging, settings.max_rejected, steps)
             most = math.inf if folders else len(song_files)
-            song_counts, log_counts = in_parallel(lambda job: job(), [song_job, lambda: log_job(most_songs=most)])
+            others, staged = (None, None) if small else early_sums(spark, staging, steps)
+            options = {"max_rejected": settings.max_rejected, "steps": steps, "staged": staged}
+            song_job = functools.partial(process_song_data, spark, songs, staging, **options)
+            log_job = functools.partial(process_log_data, spark, events, songs, staging, **options, most_songs=most)
+            song_counts, log_counts = in_parallel(lambda job: job(), [song_job, log_job])
             with steps("audit"):
-                rows, matched = audit_run(spark, staging, (songs, events), song_counts, log_counts)
+                rows, matched = audit_run(spark, staging, (songs, events), song_counts, log_counts, others)
             with steps("publish"):
                 if staging != output.staging(run_id):
                     output.upload(staging, run_id)

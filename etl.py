@@ -1687,7 +1687,8 @@ class Output:
         if is_hdfs(place):
             return list_files(self.spark, place)
         # Hadoop would start a process for each file, for an owner and permissions that nobody asked for.
-        return {str(path.relative_to(place)): path.stat().st_size for path in Path(place).rglob("*") if path.is_file()}
+        files = [path for path in Path(place).rglob("*") if path.is_file() and not is_hidden(path.name)]
+        return {path.relative_to(place).as_posix(): path.stat().st_size for path in files}
 
     def exists(self, path):
         return self.files.exists(self.at(path))

@@ -1274,6 +1274,18 @@ def stage(rows, table, staging, empty=False):
         _writer(rows).partitionBy(*partitions).parquet(f"{staging}/{table}")
 
 
+def stage_all(tables, staging, steps, staged, empty):
+    """Stage tables, {name: a function that gives its rows}, side by side; staged, if any, is called with each name."""
+
+    def write(table):
+        with steps(f"write {table}"):
+            stage(tables[table](), table, staging, empty)
+        if staged:
+            staged(table)
+
+    in_parallel(write, tables)
+
+
 def _writer(rows):
     # What is in staging counts only after the audit: tasks may put their files there directly, without a marker file.
     committer = "mapreduce.fileoutputcommitter."
@@ -1314,15 +1326,11 @@ def process_song_data(spark, records, staging, max_rejected=1.0, steps=None, sta
     else:
         tasks, slot = layout(spark, "coalesce(year, 0)", years, TABLES["songs"].row_bytes, "song_id")
         rows = dealt(songs_table(songs).selectExpr("*", f"{slot} AS slot"), tasks).drop("slot")
-    tables = {"songs": rows.sortWithinPartitions("year", "artist_id"), "artists": artists_table(songs).coalesce(1)}
-
-    def write(table):
-        with steps(f"write {table}"):
-            stage(tables[table], table, staging, empty=not years)
-        if staged:
-            staged(table)
-
-    in_parallel(write, tables)
+    tables = {
+        "songs": lambda: rows.sortWithinPartitions("year", "artist_id"),
+        "artists": lambda: artists_table(songs).coalesce(1),
+    }
+    stage_all(tables, staging, steps, staged, empty=not years)
     return {"records": total, "duplicates": 0, "rejected": rejected}
 
 
@@ -1363,14 +1371,7 @@ def process_log_data(
         "users": lambda: users_table(listened, user_join),
         "time": lambda: time_table(laid["time"]),
     }
-
-    def write(table):
-        with steps(f"write {table}"):
-            stage(tables[table](), table, staging, empty=not plays)
-        if staged:
-            staged(table)
-
-    in_parallel(write, tables)
+    stage_all(tables, staging, steps, staged, empty=not plays)
     counts = {"records": total, "plays": plays, "duplicates": 0, "not_plays": total - plays - rejected}
     return {**counts, "rejected": rejected, "ids": ids}
 
@@ -1390,7 +1391,10 @@ REFERENCES = {
     "time": ("songplays",),
 }
 OTHERS = [name for name in TABLES if name != "songplays"]
-MISPLACED = "year <> year(start_time) OR month <> month(start_time)"
+MISPLACED = {
+    name: "year <> year(start_time) OR month <> month(start_time)" if "month" in contract.partitions else "false"
+    for name, contract in TABLES.items()
+}
 
 
 def audit(spark, staging, songs, events, most, ids, others=None):
@@ -1473,8 +1477,7 @@ def sums_of_others(spark, staging):
     """{table: (rows, the exclusive or of their keys, rows under another month)} of the tables beside songplays."""
     rows = []
     for name in OTHERS:
-        misplaced = MISPLACED if "month" in TABLES[name].partitions else "false"
-        rows.append(read_table(spark, staging, name).selectExpr(*hashed(name), f"{misplaced} AS misplaced"))
+        rows.append(read_table(spark, staging, name).selectExpr(*hashed(name), f"{MISPLACED[name]} AS misplaced"))
     return sums_of(OTHERS, union(rows), "count_if(misplaced)")
 
 
@@ -1513,7 +1516,7 @@ def compare_many(spark, staging, records, most, ids, others=None):
 
     def keys(source, name):
         own, key = source == "songplays", TABLES[name].key
-        misplaced = MISPLACED if own and name == "songplays" else "false"
+        misplaced = MISPLACED[name] if own and name == "songplays" else "false"
         rows = sources[source].where("true" if name == "songplays" else f"{key} IS NOT NULL")
         return rows.selectExpr(*hashed(name), f"{own} AS own", f"{misplaced} AS misplaced")
 
@@ -1565,7 +1568,7 @@ def broken_rules(spark, staging, records, name):
         "the key is unique": keys.groupBy(key).count().where("count > 1"),
         "all that is referred to is there": referred.subtract(keys),
         "all that is there is referred to": keys.subtract(referred),
-        "year and month are those of start_time": rows.where(MISPLACED if "month" in rows.columns else "false"),
+        "year and month are those of start_time": rows.where(MISPLACED[name]),
     }
 
 

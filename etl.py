@@ -2229,7 +2229,7 @@ def spark_session(work=None, small=False, s3a=False):
         builder = builder.config(key, value)
     if work and not pyspark.SparkContext._gateway:
         try:
-            start_java(home, memory, options, local.get("spark.jars.packages"), work)
+            start_java(home, memory, options, local, work)
         except PySparkException:
             if "spark.jars.packages" not in local:
                 raise
@@ -2240,28 +2240,36 @@ def spark_session(work=None, small=False, s3a=False):
     return builder.getOrCreate()
 
 
-def start_java(home, memory, options, packages, work):
+def start_java(home, memory, options, settings, work):
     """Start Spark's Java as pyspark does, but without its script, which takes half a second to put a command together.
 
-    packages: those that Java is to download first. What it says goes to the file spark.log in the folder work.
+    settings: Spark's, of which packages to download matter here. What Java says goes to the file spark.log in work.
     """
+    with open(os.path.join(work, "spark.log"), "ab") as log:
+        program = {"stdout": log, "stderr": log}
+        if "PYSPARK_SUBMIT_ARGS" in os.environ:  # which the script understands
+            gateway = launch_gateway(pyspark.SparkConf().setAll(settings.items()), program)
+        else:
+            os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join(java_arguments(memory, options, settings))
+            try:
+                gateway = launch_gateway(popen_kwargs={**program, "executable": f"{home}/bin/java"})
+            finally:
+                del os.environ["PYSPARK_SUBMIT_ARGS"]
+    pyspark.SparkContext._ensure_initialized(gateway=gateway)
+
+
+def java_arguments(memory, options, settings):
+    """The arguments of the Java of a session: see start_java."""
     # What Spark needs of Java's modules, from where the script has it.
     with zipfile.ZipFile(next(spark_jars().glob("spark-launcher_*.jar"))) as jar:
         constants = jar.read("org/apache/spark/launcher/JavaModuleOptions.class").decode("latin-1")
     modules = re.findall("-(?:-add-[a-z]+|[DX])[!-~]+", constants)
     main, path = ["org.apache.spark.api.python.PythonGatewayServer"], f"{spark_jars()}/*"
-    settings = os.environ.get("SPARK_CONF_DIR")
-    if packages or settings:  # this one downloads, and reads spark-defaults.conf; the other starts sooner
+    packages, defaults = settings.get("spark.jars.packages"), os.environ.get("SPARK_CONF_DIR")
+    if packages or defaults:  # this one downloads, and reads spark-defaults.conf; the other starts sooner
         main = ["org.apache.spark.deploy.SparkSubmit", *(["--packages", packages] if packages else []), "pyspark-shell"]
-        path = f"{settings}:{path}" if settings else path
-    command = ["-cp", path, f"-Xmx{memory}g", *modules, *options, *main]
-    with open(os.path.join(work, "spark.log"), "ab") as log:
-        program = {"executable": f"{home}/bin/java", "stdout": log, "stderr": log}
-        os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join(command)
-        try:
-            pyspark.SparkContext._ensure_initialized(gateway=launch_gateway(popen_kwargs=program))
-        finally:
-            del os.environ["PYSPARK_SUBMIT_ARGS"]
+        path = f"{defaults}:{path}" if defaults else path
+    return ["-cp", path, f"-Xmx{memory}g", *modules, *options, *main]
 
 
 @contextlib.contextmanager
@@ -2951,9 +2959,18 @@ def java_cause(error):
     return causes[-1].strip()
 
 
+def work_folder():
+    """A new folder for the files of a run; those that were left more than STAGING_DAYS ago, by killed runs, go."""
+    for old in Path(tempfile.gettempdir()).glob("sparkify-etl-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > STAGING_DAYS * 86400:
+                shutil.rmtree(old)
+    return tempfile.mkdtemp(prefix="sparkify-etl-")
+
+
 def main(argv=None):
     """Run with the given arguments; returns the exit status: 0 done, 1 failed, 2 called wrongly."""
-    work = tempfile.mkdtemp(prefix="sparkify-etl-")
+    work = work_folder()
     log, error = os.path.join(work, "spark.log"), None
     try:
         settings = read_settings(argv)

@@ -6,6 +6,7 @@ What is found before Spark starts is tested in this process, where starting Spar
 import os
 import re
 import resource
+import time
 import zipfile
 
 import dirty
@@ -359,6 +360,18 @@ def test_a_place_that_is_neither_local_nor_on_s3_nor_hdfs_is_refused(place, tmp_
     assert etl.main(["--output", place]) == 2
     assert capsys.readouterr().err.startswith(f"etl.py: {place}: ")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_run_left_for_itself_is_removed_a_week_later(tmp_path):
+    for name, days in (("sparkify-etl-old", 8), ("sparkify-etl-new", 6), ("other-old", 8)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "spark.log").write_text("")
+        began = time.time() - days * 86400
+        os.utime(folder, (began, began))
+    refusal = run_etl("--input", tmp_path / "missing", cwd=tmp_path, env=environment(TMPDIR=str(tmp_path)))
+    assert refusal.returncode == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other-old", "sparkify-etl-new"]
 
 
 def test_a_link_to_a_folder_above_is_not_followed_round_in_circles(tmp_path):

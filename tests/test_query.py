@@ -1,6 +1,7 @@
 """Asking the tables: etl.open_tables, and --query as a user runs it."""
 
 import io
+import re
 import shlex
 import shutil
 import subprocess
@@ -198,6 +199,18 @@ def test_a_query_that_fails_while_it_runs_gives_one_line(sample_output, run_here
     assert status == 2
     assert line.startswith("etl.py: the query can't be answered: ")
     assert "of no use" in line
+
+
+def test_the_options_that_the_readme_gives_pyspark_hold_and_make_no_noise(sample_output):
+    options = re.search(r'PYSPARK_SUBMIT_ARGS="(.*?)"', README)[1]
+    answer = run_etl(
+        *("--output", sample_output / "output", "--csv", "--query"),
+        "SELECT java_method('java.lang.System', 'getProperty', 'spark.driver.memory') AS memory",
+        cwd=sample_output,
+        env=environment(PYSPARK_SUBMIT_ARGS=options),
+    )
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.split() == ["memory", re.search(r"--driver-memory (\S+)", options)[1]]
 
 
 def test_sql_is_answered_as_csv_in_utc_also_to_a_reader_that_soon_has_enough(sample_output, tmp_path):

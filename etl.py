@@ -34,12 +34,14 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import math
 import operator
 import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -50,7 +52,7 @@ import unicodedata
 import urllib.parse
 import uuid
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +66,8 @@ try:
     from pyspark.sql import functions as F
     from pyspark.sql.types import StructType
 except ImportError:
-    sys.exit("etl.py: pyspark is missing: pip install -r requirements.txt")
+    print("etl.py: pyspark is missing: pip install -r requirements.txt", file=sys.stderr)
+    sys.exit(2)
 
 VERSION = "1.0.0"
 
@@ -682,11 +685,19 @@ def find_files(folder, kind, client=None, objects=None, folders=()):
     They are in a folder <kind>_data at any depth, or in <kind>-data.zip or <kind>_data.zip. On S3 and HDFS, objects is
     what is listed there; on S3, client is one of S3, and folders those whose files the tasks are to list: each is given
     as a file whose path ends with a slash.
-    Raises UsageError when there are none, or when a zip can't be read.
+    Raises UsageError when there are none, or when a zip can't be read. Warns of files whose names are nearly right.
     """
     zips = [f"{kind}{separator}data.zip" for separator in "-_"]
     listed = objects is not None
-    files = _objects_of(folder, kind, objects) if listed else _files_of(folder, kind)
+    there = _objects_of(folder, kind, objects) if listed else _files_of(folder, kind)
+    files = [file for file in there if is_json(os.path.basename(file.path))]
+    passed_by = [file.path for file in there if file not in files and ".json" in os.path.basename(file.path).lower()]
+    if passed_by:
+        print(
+            f"etl.py: warning: not read, for the name doesn't end with .json: {len(passed_by):,} files, as "
+            f"{min(passed_by)}",
+            file=sys.stderr,
+        )
     for name in zips:
         if name in objects if listed else os.path.isfile(os.path.join(folder, name)):
             if is_hdfs(folder):
@@ -705,7 +716,7 @@ def _objects_of(folder, kind, objects):
     return [
         File(f"{folder}/{name}", None, size)
         for name, size in objects.items()
-        if f"{kind}_data" in name.split("/")[:-1] and is_json(name)
+        if f"{kind}_data" in name.split("/")[:-1] and not is_hidden(name)
     ]
 
 
@@ -760,10 +771,10 @@ def _files_of(folder, kind):
         ]
         if f"{kind}_data" in os.path.relpath(parent, folder).split(os.sep):
             for name in names:
-                if is_json(name):
+                if not is_hidden(name):
                     path = os.path.join(parent, name)
                     try:
-                        files.append(File(path, None, os.path.getsize(path)))
+                        files.append(File(path, None, os.path.getsize(path) if is_json(name) else 0))
                     except OSError as error:
                         _unreadable(error)
     return files
@@ -1379,7 +1390,16 @@ def process_log_data(
 def in_parallel(action, items):
     """The results of action(item) for each item, on threads, so that Spark jobs overlap; the first error is raised."""
     with ThreadPoolExecutor(min(REQUESTS, max(1, len(items)))) as pool:
-        return list(pool.map(action, items))
+        futures = [pool.submit(action, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException as error:
+            for future in futures:
+                future.cancel()
+            while isinstance(error, KeyboardInterrupt) and wait(futures, 0.5).not_done:
+                if spark := SparkSession.getActiveSession():
+                    spark.sparkContext.cancelAllJobs()
+            raise
 
 
 # What refers to the keys of each table: other tables, the plays among the events, and the song records.
@@ -1838,6 +1858,16 @@ def list_files(spark, place):
 # --- Configuration and session -----------------------------------------------------------------------------------
 
 
+CONFIG_KEYS = {
+    "data": ("input", "output"),
+    "aws": (*AWS_KEYS, "region", "endpoint_url"),
+    "emr": (
+        *("release", "workers", "instance_type", "log_uri", "service_role", "instance_profile"),
+        *("subnet", "key_name", "tags"),
+    ),
+}
+
+
 class Settings(NamedTuple):
     """What a run is told: by the command line, else by dl.cfg, else by default."""
 
@@ -1868,17 +1898,26 @@ def read_config(path=None):
             config.read_file(file)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"can't read {found}: {error}") from None
+    except (configparser.DuplicateOptionError, configparser.DuplicateSectionError) as error:
+        raise UsageError(f"{found}, line {error.lineno}: the same is there twice; see dl.cfg.example") from None
     except configparser.Error as error:
         # Its message may quote a line, and the line may hold a secret.
         line = getattr(error, "lineno", None) or (getattr(error, "errors", None) or [["?"]])[0][0]
         raise UsageError(
             f"{found}, line {line}: not of the form [SECTION] or KEY = value; see dl.cfg.example"
         ) from None
-    return {
+    values = {
         (section.lower(), key.lower()): value.strip().strip("'\"")
         for section in config.sections()
         for key, value in config.items(section)
     }
+    for section, key in values:
+        if key not in CONFIG_KEYS.get(section, ()):
+            # What isn't a plain word may be a secret in the wrong place.
+            name = f"{key} in [{section}]".upper()
+            name = name if re.fullmatch(r"[A-Z_]{1,24} IN \[[A-Z_]{1,24}\]", name) else "a key"
+            raise UsageError(f"{found}: {name} means nothing here; see dl.cfg.example")
+    return values
 
 
 def read_settings(argv):
@@ -1964,14 +2003,14 @@ def _folder(place):
         return f"{scheme.rstrip('a')}://{rest}"
     if remote and scheme != "file":
         raise UsageError(f"{place}: only s3://BUCKET/…, hdfs://… and local folders are read and written")
-    return re.sub("^file:(//)?", "", place)
+    return os.path.expanduser(re.sub("^file:(//)?", "", place))
 
 
 def _fraction(value):
-    fraction = float(value)
-    if not 0 <= fraction <= 1:
-        raise argparse.ArgumentTypeError(f"{value} is not from 0 to 1")
-    return fraction
+    with contextlib.suppress(ValueError):
+        if 0 <= float(value) <= 1:
+            return float(value)
+    raise argparse.ArgumentTypeError(f"{value} is not from 0 to 1")
 
 
 def check_output(source, output, report, client=None, spark=None):
@@ -1994,6 +2033,8 @@ def check_output(source, output, report, client=None, spark=None):
     if report and not is_s3(report):
         if os.path.isdir(report):
             raise UsageError(f"--report {report} is a folder: name a file")
+        if any(f"{os.path.realpath(report)}/".startswith(f"{there.rstrip('/')}/{table}/") for table in TABLES):
+            raise UsageError(f"--report {report} lies in the folder of a table: name another file")
         check_writable(os.path.dirname(os.path.realpath(report)))
 
 
@@ -2208,7 +2249,7 @@ def spark_session(work=None, small=False, s3a=False):
     local = {
         "spark.master": "local[*]",
         "spark.driver.memory": f"{memory}g",
-        "spark.driver.extraJavaOptions": " ".join(options),
+        "spark.driver.extraJavaOptions": shlex.join(options),
         "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
@@ -2273,9 +2314,38 @@ def java_arguments(memory, options, settings):
 
 
 @contextlib.contextmanager
+def undisturbed():
+    """Ctrl-C, or an order to end, waits until the block is done, but for a second one; then it is Python's own again.
+
+    While Java starts, it would be left behind. Spark's handler of it calls into Java, in the middle of another call.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came, handlers = [], {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def later(number, frame):
+        if came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    try:
+        for number, handler in handlers.items():
+            if callable(handler):  # none that is ignored, as by nohup
+                signal.signal(number, later)
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
 def session(work, small=False, s3a=False):
     """The spark_session of a block."""
-    spark = spark_session(work, small, s3a)
+    with undisturbed():
+        spark = spark_session(work, small, s3a)
     try:
         yield spark
     finally:
@@ -2291,7 +2361,7 @@ def stop(spark):
     context._accumulatorServer = None  # it takes up to half a second to end, and Spark would wait for that
     threading.Thread(target=accumulators.shutdown, daemon=True).start()
     spark.stop()
-    archive = re.search(r"ArchiveClassesAtExit=((\S+\.jsa)\.\d+)", options)
+    archive = re.search(r"ArchiveClassesAtExit=((.+?\.jsa)\.\d+)", options)
     if archive and getattr(gateway, "proc", None):
         gateway.shutdown()
         gateway.proc.stdin.close()
@@ -2519,6 +2589,7 @@ def run(settings, work, held):
     staging = output.staging(run_id)
     if client and local:
         staging = f"{work}/staging"  # uploading from here takes a third of the requests of writing to S3
+    published = False
     try:
         with steps.bar(spark):
             cores = spark.sparkContext.defaultParallelism
@@ -2551,12 +2622,16 @@ def run(settings, work, held):
                 if staging != output.staging(run_id):
                     output.upload(staging, run_id)
                 output.publish(run_id, lock)
+            published = True
             sizes = in_parallel(output.size, TABLES)
             if number := slowed.value + repeated.value:
                 steps.say(f"etl.py: S3 refused {number:,} requests for a moment; they were repeated")
     except JobError:
         raise  # its message names what was kept in staging
-    except BaseException:
+    except BaseException as error:
+        if published:
+            said = "interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {error}"
+            raise JobError(f"{said}; the tables are published") from None
         with contextlib.suppress(Exception):
             if output.journal() is None:
                 output.discard(run_id)
@@ -2594,6 +2669,7 @@ def write_report(settings, text):
     """The report to its file, or to S3."""
     client = s3_access(settings.aws, settings.report)[1]
     if not client:
+        Path(settings.report).parent.mkdir(parents=True, exist_ok=True)
         Path(settings.report).write_text(text)
         return
     with aws_calls(settings.report, "s3:PutObject", JobError):
@@ -2623,15 +2699,23 @@ def ask(settings, work):
                 spark.conf.set("spark.sql.shuffle.partitions", 1)
             open_tables(spark, settings.output)
             result = query(spark, sql)
-            if settings.csv:
-                write_csv(result, sys.stdout)
-            else:
-                print("\n".join(as_table(result)))
-            sys.stdout.flush()
+            with to_a_reader():
+                if settings.csv:
+                    write_csv(result, sys.stdout)
+                else:
+                    print("\n".join(as_table(result)))
         except (PySparkException, Py4JError) as error:
             raise wrong_query(error) from None
-        except BrokenPipeError:  # who reads it, such as head, has enough; Python would complain when it flushes
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def to_a_reader():
+    """Who reads what the block prints, such as head, may stop before its end."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # Python would complain when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # --- EMR -------------------------------------------------------------------------------------------------------------
@@ -2943,13 +3027,13 @@ def stop_cluster(settings):
 # --- The command line --------------------------------------------------------------------------------------------
 
 
-def java_error(error, log):
+def java_error(error, outcome, log):
     """What a failed Spark job says, as an error of one line. What a task raised as UsageError stays one."""
     said = str(error)
     marked = re.search("«(.*)»", said)
     if marked:
         return UsageError(marked.group(1))
-    return JobError(f"the job failed: {java_cause(error)}; nothing is published; see {log}")
+    return JobError(f"the job failed: {java_cause(error)}{outcome}; see {log}")
 
 
 def java_cause(error):
@@ -2970,31 +3054,37 @@ def work_folder():
 
 def main(argv=None):
     """Run with the given arguments; returns the exit status: 0 done, 1 failed, 2 called wrongly."""
-    work = work_folder()
-    log, error = os.path.join(work, "spark.log"), None
+    logging.getLogger().addHandler(logging.NullHandler())  # py4j's, of calls that Ctrl-C interrupts
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    work, outcome, error = "", "", None
     try:
         settings = read_settings(argv)
+        work = work_folder()
         if settings.stop:
             stop_cluster(settings)
         elif settings.recover:
             print(f"etl.py: {recover_only(settings, work)}")
         elif settings.query is None:
+            outcome = "; nothing is published"
             with contextlib.ExitStack() as held:
                 report = run(settings, work, held) if settings.cluster is None else run_on_emr(settings)
+                outcome = "; the tables are published"
             if settings.report:
                 write_report(settings, json.dumps(report, indent=2) + "\n")
-            print(summary(report))
+            with to_a_reader():
+                print(summary(report))
         else:
             ask(settings, work)
     except (UsageError, JobError) as failure:
         error = failure
     except KeyboardInterrupt:
-        error = JobError("interrupted; nothing is published")
+        error = JobError(f"interrupted{outcome}")
     except (Py4JError, PySparkException) as failure:
-        error = java_error(failure, log)
+        error = java_error(failure, outcome, os.path.join(work, "spark.log"))
     except OSError as failure:
-        error = JobError(f"the job failed: {failure}; nothing is published")
-    if error is None or work not in str(error):
+        error = JobError(f"failed: {failure}{outcome}")
+    if work and (error is None or work not in str(error)):
         shutil.rmtree(work, ignore_errors=True)
     if error is None:
         return 0
@@ -3003,4 +3093,5 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the lock and what is staged are given up
     sys.exit(main())

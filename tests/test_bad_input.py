@@ -3,16 +3,22 @@
 What is found before Spark starts is tested in this process, where starting Spark would fail the test.
 """
 
+import json
 import os
 import re
 import resource
+import shlex
+import signal
+import subprocess
+import sys
 import time
 import zipfile
+from pathlib import Path
 
 import dirty
 import pytest
 from dirty import event, song, write_input
-from tables import COLUMNS, ROOT, assert_tables, environment, listing, run_etl
+from tables import COLUMNS, ETL, ROOT, assert_tables, environment, listing, run_etl
 
 import etl
 
@@ -116,6 +122,8 @@ def test_a_folder_as_configuration_file_is_refused(refused, here):
         f"[AWS\nAWS_SECRET_ACCESS_KEY = {SECRET}\n",
         f"[{SECRET}]\na = 1\n[{SECRET}]\n",
         f"[AWS]\n{SECRET} = 1\n{SECRET} = 2\n",
+        f"[AWS]\n{SECRET} = 1\n",
+        f"[{SECRET}]\na = 1\n",
         f"[AWS]\nAWS_SECRET_ACCESS_KEY = {SECRET}\nNAME = \xff\n".encode("latin-1"),
     ],
 )
@@ -124,6 +132,12 @@ def test_a_malformed_configuration_is_refused_and_not_shown(refused, here, conte
     assert "dl.cfg" in refused()
     (here / "dl.cfg").rename(here / "other.cfg")
     assert "other.cfg" in refused("--config", "other.cfg")
+
+
+@pytest.mark.parametrize(("section", "key"), [("DATA", "INPTU"), ("DATE", "INPUT"), ("EMR", "WORKER")])
+def test_a_key_of_the_configuration_that_means_nothing_is_refused(refused, here, section, key):
+    (here / "dl.cfg").write_text(f"[{section}]\n{key} = 1\n")
+    assert f"{key} IN [{section}]" in refused()
 
 
 def test_a_missing_input_is_named(refused):
@@ -219,6 +233,10 @@ def test_a_report_below_a_file_is_refused(refused, small, here):
 def test_a_report_that_is_a_folder_is_refused(refused, small, here):
     (here / "report.json").mkdir()
     assert "report.json" in refused("--input", small, "--report", "report.json")
+
+
+def test_a_report_in_the_folder_of_a_table_is_refused(refused, small, here):
+    assert "songs" in refused("--input", small, "--output", "lake", "--report", "lake/songs/report.json")
 
 
 @pytest.mark.parametrize("output", ["in", "in/lake", "in/song_data", ".", "in/../in/log_data/lake", "link/lake"])
@@ -372,6 +390,67 @@ def test_what_a_killed_run_left_for_itself_is_removed_a_week_later(tmp_path):
     refusal = run_etl("--input", tmp_path / "missing", cwd=tmp_path, env=environment(TMPDIR=str(tmp_path)))
     assert refusal.returncode == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other-old", "sparkify-etl-new"]
+
+
+@pytest.mark.parametrize("name", ["2018-11-02.json.gz", "2018-11-02.JSON", "2018-11-02.jsonl"])
+def test_a_file_whose_name_is_nearly_right_is_warned_of(small, capsys, name):
+    (small / "log_data" / name).write_text("{}")
+    (small / "log_data" / "notes.txt").write_text("")
+    assert [Path(file.path).name for file in etl.find_files(str(small), "log")] == ["2018-11-01-events.json"]
+    stdout, stderr = capsys.readouterr()
+    assert (stdout, stderr.count("\n")) == ("", 1)
+    assert f"1 files, as {small}/log_data/{name}" in stderr
+
+
+def test_what_fails_after_the_publishing_says_that_the_tables_are_there(tmp_path):
+    write_input(tmp_path / "in", [song()], [event()])
+    words = [sys.executable, str(ETL), "--input", "in", "--output", "lake", "--report", "new/report.json"]
+    with open("/dev/full", "w") as full:
+        options = {"stderr": subprocess.PIPE, "cwd": tmp_path, "text": True, "timeout": 300}
+        process = subprocess.run(words, stdout=full, **options)
+    assert process.returncode != 0
+    assert "No space left on device; the tables are published\n" in process.stderr
+    assert json.loads((tmp_path / "new/report.json").read_text())["tables"]["songplays"]["rows"] == 1
+    assert sorted(path.name for path in (tmp_path / "lake").iterdir()) == sorted(COLUMNS)
+    assert (
+        subprocess.run(["bash", "-c", "set -o pipefail; " + shlex.join(words) + " | true"], **options).returncode == 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "number"),
+    [("find input", signal.SIGINT), ("plan", signal.SIGTERM), ("write", signal.SIGINT), ("write", signal.SIGTERM)],
+)
+def test_an_interrupted_run_is_one_line_and_leaves_nothing(tmp_path, line, number):
+    """After the line of a step: Java is starting, or tasks are running."""
+    lake = tmp_path / "lake"
+    earlier_output(lake)
+    (tmp_path / "tmp").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, str(ETL), "--output", str(lake)],
+        env=environment(TMPDIR=str(tmp_path / "tmp")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    before, said = listing(lake), ""
+    while f"s  {line}" not in said:
+        said += process.stderr.readline()
+    if line == "find input":
+        time.sleep(0.7)
+    os.kill(process.pid, number)
+    stdout, rest = process.communicate(timeout=300)
+    assert (process.returncode, stdout) == (1, "")
+    assert last_line(said + rest) == "etl.py: interrupted; nothing is published"
+    assert listing(lake) == before
+    assert listing(tmp_path / "tmp") == {}
+    for _ in range(60):
+        if subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True).returncode:
+            return
+        time.sleep(0.5)
+    pytest.fail("Java is left behind")
 
 
 def test_a_link_to_a_folder_above_is_not_followed_round_in_circles(tmp_path):

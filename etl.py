@@ -123,6 +123,7 @@ STAGED = (*TABLES, "_rejected")  # the folders that a run stages and publishes
 
 LAST_MS = 4_133_980_800_000  # 2101-01-01: a ts from then on is no time of a play
 FILE_BYTES = 128 << 20  # what a Parquet file aims at
+SHARED = "-XX:SharedArchiveFile="  # Java's option that names an archive of classes
 UNUSED_ARCHIVE = 90 * 24 * 3600  # seconds after which an archive of classes that no run took is deleted
 SMALL_FILE = 4 << 20  # a log file up to this size is read whole, many at a time; a larger one by Spark's reader
 LISTED = 1_000_000  # with more objects in the input, the songs are listed by the tasks (640 MB in the driver)
@@ -2161,7 +2162,7 @@ def java_options(home, small):
         if archive.exists():
             with contextlib.suppress(OSError):
                 os.utime(archive)  # it is in use
-            return [*options, "-Xverify:none", f"-XX:SharedArchiveFile={archive}"]
+            return [*options, "-Xverify:none", f"{SHARED}{archive}"]
         cache.mkdir(parents=True, exist_ok=True)
         for pattern, seconds in (("*.jsa.*", 3600), ("*.jsa", UNUSED_ARCHIVE)):  # unfinished ones, and unused ones
             for file in cache.glob(pattern):
@@ -2172,6 +2173,15 @@ def java_options(home, small):
     except OSError:
         return options
     return [*options, f"-XX:ArchiveClassesAtExit={archive}.{os.getpid()}"]
+
+
+def remove_archive(command):
+    """Remove the archive of classes in a command that ended badly, as if it were damaged; whether there was one."""
+    archives = [word[len(SHARED) :] for word in command if word.startswith(SHARED)]
+    for archive in archives:
+        with contextlib.suppress(OSError):
+            os.unlink(archive)
+    return bool(archives)
 
 
 def spark_jars():
@@ -2245,7 +2255,7 @@ def spark_session(work=None, small=False, s3a=False):
     os.environ["JAVA_HOME"] = home = find_java(pyspark.__version__)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     memory = min(6, max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 32))
-    options = java_options(home, small) if work else []
+    options = [*java_options(home, small), f"-XX:ErrorFile={work}/java.log"] if work else []
     local = {
         "spark.master": "local[*]",
         "spark.driver.memory": f"{memory}g",
@@ -2270,7 +2280,12 @@ def spark_session(work=None, small=False, s3a=False):
         builder = builder.config(key, value)
     if work and not pyspark.SparkContext._gateway:
         try:
-            start_java(home, memory, options, local, work)
+            try:
+                start_java(home, memory, options, local, work)
+            except PySparkException:
+                if not remove_archive(options):
+                    raise
+                start_java(home, memory, [word for word in options if SHARED not in word], local, work)
         except PySparkException:
             if "spark.jars.packages" not in local:
                 raise
@@ -2349,6 +2364,9 @@ def session(work, small=False, s3a=False):
     try:
         yield spark
     finally:
+        java = getattr(spark.sparkContext._gateway, "proc", None)
+        if java and java.poll():  # it crashed
+            remove_archive(java.args)
         with contextlib.suppress(Exception):
             stop(spark)
 
@@ -2368,6 +2386,8 @@ def stop(spark):
         gateway.proc.wait(60)
         pyspark.SparkContext._gateway = pyspark.SparkContext._jvm = None
         with contextlib.suppress(OSError):
+            with open(archive[1], "rb") as file:
+                os.fsync(file.fileno())  # a damaged one would crash every run
             os.replace(*archive.groups())
 
 

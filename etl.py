@@ -487,7 +487,12 @@ def aws_client(aws, service, region=None, attempts=10):
         checksums = ("request_checksum_calculation", "response_checksum_validation")
         options.update({name: "when_required" for name in checksums if name in Config.OPTION_DEFAULTS})
     region = region or aws.get("region") or session.region_name or "us-east-1"
-    return session.client(service, region, endpoint_url=aws.get("endpoint_url"), config=Config(**options))
+    try:
+        return session.client(service, region, endpoint_url=aws.get("endpoint_url"), config=Config(**options))
+    except ValueError as error:
+        if type(error) is not ValueError:  # one of boto3's
+            raise
+        raise UsageError(f"{error}: ENDPOINT_URL is an address such as http://localhost:9000") from None
 
 
 @contextlib.contextmanager
@@ -503,6 +508,9 @@ def aws_calls(place, permission, kind=UsageError):
         hint = next((hint for hint, codes in AWS_HINTS.items() if code in codes.split()), None)
         if code in AWS_DENIALS.split():
             hint = f"the credentials, if any were found, need the permission {permission} there"
+        if "Invalid header value" in message:  # it quotes the key, or the token
+            code, message = "InvalidKey", "a key or the token holds a line break"
+            hint = "check the AWS_… of dl.cfg and of the environment"
         message = " ".join(message.split())[:200]
         # What a task raises reaches the driver as text: the mark is how main finds the line again.
         raise kind(f"«{place}: {code}: {message}: {hint or 'see what AWS says'}»") from None
@@ -613,7 +621,7 @@ class S3Reader:
             if not self.slowed:  # then only get_object, whose adaptive retries slow it down
                 url = self.client.generate_presigned_url("get_object", place)
                 answer = self.client._endpoint.http_session.send(AWSRequest("GET", url).prepare())
-                if answer.status_code == 200 and len(answer.content) == int(answer.headers["Content-Length"]):
+                if answer.status_code == 200 and len(answer.content) == int(answer.headers.get("Content-Length", -1)):
                     return answer.content
                 self.slowed += answer.status_code >= 429
         return self.read_patiently(place)
@@ -692,7 +700,8 @@ def find_files(folder, kind, client=None, objects=None, folders=()):
     listed = objects is not None
     there = _objects_of(folder, kind, objects) if listed else _files_of(folder, kind)
     files = [file for file in there if is_json(os.path.basename(file.path))]
-    passed_by = [file.path for file in there if file not in files and ".json" in os.path.basename(file.path).lower()]
+    others = [file.path for file in there if not is_json(os.path.basename(file.path))]
+    passed_by = [path for path in others if ".json" in os.path.basename(path).lower()]
     if passed_by:
         print(
             f"etl.py: warning: not read, for the name doesn't end with .json: {len(passed_by):,} files, as "
@@ -760,17 +769,13 @@ def _files_of(folder, kind):
         raise UsageError(
             f"the input {folder} is no folder: name one that holds song_data/ and log_data/, or the two zips"
         )
-    files = []
+    files, seen = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_unreadable):
-        here = os.path.realpath(parent)
-        # A link to a folder above would lead round in circles.
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(HIDDEN)
-            and not f"{here}/".startswith(os.path.realpath(os.path.join(parent, name)) + "/")
-        ]
-        if f"{kind}_data" in os.path.relpath(parent, folder).split(os.sep):
+        is_kind = f"{kind}_data" in os.path.relpath(parent, folder).split(os.sep)
+        # Links would lead round in circles; but a folder may be there by another name, too.
+        here = (os.path.realpath(parent), is_kind)
+        folders[:] = [] if here in seen else [name for name in folders if not name.startswith(HIDDEN)]
+        if is_kind and here not in seen:
             for name in names:
                 if not is_hidden(name):
                     path = os.path.join(parent, name)
@@ -778,6 +783,7 @@ def _files_of(folder, kind):
                         files.append(File(path, None, os.path.getsize(path) if is_json(name) else 0))
                     except OSError as error:
                         _unreadable(error)
+        seen.add(here)
     return files
 
 
@@ -937,7 +943,7 @@ def read_by_spark(spark, files, whole):
     if any(file.member for file in files):
         raise UsageError("the executors can't read a zip on S3 without boto3: install it there, or unpack the zip")
     reader = spark.read.option("lineSep", "\n").format("text").option("wholetext", whole)
-    texts = reader.load([_literal(file.path) for file in files])
+    texts = reader.load([_literal(absolute(file.path)) for file in files])
     texts = texts.selectExpr("_metadata.file_path AS source", "value AS raw")
     empty = [(file.path, "") for file in files if whole and not file.size]  # Spark passes them by
     return texts.unionAll(without_workers(spark, empty, 1)) if empty else texts
@@ -961,8 +967,10 @@ def read_lines(spark, files, aws=None, slowed=None, early=None):
     if large:
         parts.append(read_by_spark(spark, large, whole=False))
     lines = parts[0] if len(parts) == 1 else parts[0].unionByName(parts[1])
+    # By bytes: in what is no UTF-8, a byte may claim those behind it for its character.
+    shorter = "cast(substring(cast(raw AS binary), 1, octet_length(raw) - 1) AS string)"
     return (
-        lines.selectExpr("source", r"CASE WHEN endswith(raw, '\r') THEN left(raw, length(raw) - 1) ELSE raw END AS raw")
+        lines.selectExpr("source", rf"CASE WHEN endswith(raw, '\r') THEN {shorter} ELSE raw END AS raw")
         .selectExpr("source", r"CASE WHEN startswith(raw, '\uFEFF') THEN substring(raw, 2) ELSE raw END AS raw")
         .where(r"startswith(raw, '{') OR translate(raw, ' \t\r', '') <> ''")
     )
@@ -1068,8 +1076,8 @@ class Lock:
             owner, _, _ = self.read()
         if not self.is_ours(owner):
             raise JobError(
-                f"the lock of {self.output} was taken over by {self.named(owner or {})}; nothing is published: this "
-                f"run was silent for {SILENCE} seconds, or somebody used --recover"
+                f"the lock of {self.output} was taken over by {self.named(owner or {})}; nothing more is published: "
+                f"this run was silent for {SILENCE} seconds, or somebody used --recover"
             )
 
     def is_ours(self, owner):
@@ -1638,14 +1646,18 @@ class Output:
         staged = {name: self.exists(f"{self.staging(run_id)}/{name}") for name in STAGED}
         with contextlib.closing(self.files.create(self.at(f"{self.journal_path}.new"), True)) as file:
             file.write(bytearray(json.dumps({"run_id": run_id, "staged": staged}).encode()))
+            file.hsync()
         pause("before the journal")
         if lock:
             lock.check()
-        self.files.rename(self.at(f"{self.journal_path}.new"), self.at(self.journal_path))
-        return self.recover()
+        self.move(f"{self.journal_path}.new", self.journal_path)
+        return self.recover(lock)
 
-    def recover(self):
-        """Do what a journal says, from wherever the publishing stopped; the run's id, or None without a journal."""
+    def recover(self, lock=None):
+        """Do what a journal says, from wherever the publishing stopped; the run's id, or None without a journal.
+
+        Raises JobError when the lock isn't held any more: another run does it then.
+        """
         journal = self.journal()
         if journal is None:
             return None
@@ -1656,12 +1668,16 @@ class Output:
         pause("the journal")
         for name, was_staged in journal["staged"].items():
             staged, final = f"{staging}/{name}", f"{self.place}/{name}"
+            if lock:
+                lock.check()
             if self.exists(final) and (self.exists(staged) or not was_staged):
                 self.move(final, f"{staging}/_old/{name}")
                 pause(f"{name} away")
             if self.exists(staged):
                 self.move(staged, final)
                 pause(f"{name} there")
+        if lock:
+            lock.check()
         self.files.delete(self.at(self.journal_path), False)
         pause("the journal removed")
         self.discard(journal["run_id"])
@@ -1693,7 +1709,18 @@ class Output:
     def journal(self):
         if not self.exists(self.journal_path):
             return None
-        return json.loads(_read(self.spark, self.files.open(self.at(self.journal_path))))
+        return self.journal_of(_read(self.spark, self.files.open(self.at(self.journal_path))))
+
+    def journal_of(self, text):
+        """A journal's text, read; raises JobError for one that is damaged."""
+        with contextlib.suppress(ValueError):
+            journal = json.loads(text)
+            if isinstance(journal, dict) and "run_id" in journal:
+                return journal
+        raise JobError(
+            f"{self.journal_path} is damaged: look at what is in {self.place}/_staging, and delete it; the next run "
+            "writes all tables"
+        )
 
     def discard(self, run_id):
         self.files.delete(self.at(self.staging(run_id)), True)
@@ -1718,7 +1745,8 @@ class Output:
         return self.files.exists(self.at(path))
 
     def move(self, old, new):
-        if not self.files.rename(self.at(old), self.at(new)):
+        # Hadoop would move it into a folder that is there.
+        if self.exists(new) or not self.files.rename(self.at(old), self.at(new)):
             raise JobError(f"can't move {old} to {new}; the next run completes the publishing")
 
 
@@ -1762,9 +1790,9 @@ class S3Output(Output):
             if lock:
                 lock.check()
             self.client.put_object(**s3_object(self.journal_path), Body=json.dumps(journal).encode())
-        return self.recover()
+        return self.recover(lock)
 
-    def recover(self):
+    def recover(self, lock=None):
         with aws_calls(self.place, "s3:GetObject, s3:PutObject and s3:DeleteObject", JobError):
             journal = self.journal()
             if journal is None:
@@ -1779,6 +1807,8 @@ class S3Output(Output):
                 f"{name}/{file}" for name, files in zip(STAGED, in_parallel(self.file_sizes, STAGED)) for file in files
             }
             pause("the journal")
+            if lock:
+                lock.check()
             delete_objects(self.client, self.place, sorted(there - set(staged)))
             pause("all away")
 
@@ -1791,6 +1821,8 @@ class S3Output(Output):
 
             in_parallel(copy, sorted(set(staged) - there))
             pause("all there")
+            if lock:
+                lock.check()
             self.client.delete_object(**s3_object(self.journal_path))
             pause("the journal removed")
             self.discard(journal["run_id"])
@@ -1805,7 +1837,7 @@ class S3Output(Output):
 
     def journal(self):
         try:
-            return json.loads(self.client.get_object(**s3_object(self.journal_path))["Body"].read())
+            return self.journal_of(self.client.get_object(**s3_object(self.journal_path))["Body"].read())
         except self.client.exceptions.NoSuchKey:
             return None
 
@@ -2301,6 +2333,8 @@ def start_java(home, memory, options, settings, work):
 
     settings: Spark's, of which packages to download matter here. What Java says goes to the file spark.log in work.
     """
+    if os.environ.get("LC_ALL") in ("C", "POSIX"):  # in which Java reads and writes no names but of ASCII
+        os.environ["LC_ALL"] = "C.UTF-8"
     with open(os.path.join(work, "spark.log"), "ab") as log:
         program = {"stdout": log, "stderr": log}
         if "PYSPARK_SUBMIT_ARGS" in os.environ:  # which the script understands
@@ -2383,9 +2417,11 @@ def stop(spark):
     if archive and getattr(gateway, "proc", None):
         gateway.shutdown()
         gateway.proc.stdin.close()
-        gateway.proc.wait(60)
+        whole = gateway.proc.wait(60) == 0
         pyspark.SparkContext._gateway = pyspark.SparkContext._jvm = None
         with contextlib.suppress(OSError):
+            if not whole:
+                os.unlink(archive[1])
             with open(archive[1], "rb") as file:
                 os.fsync(file.fileno())  # a damaged one would crash every run
             os.replace(*archive.groups())
@@ -2530,8 +2566,8 @@ def recover_only(settings, work):
         raise UsageError(f"there is no folder {output}: name an output that etl.py has written")
     with contextlib.ExitStack() as held:
         spark = None if client else held.enter_context(session(work, small=True))
-        held.enter_context(lock_of(output, new_run_id(), client, spark, at_once=True))
-        recovered = output_of(output, spark, client).recover()
+        lock = held.enter_context(lock_of(output, new_run_id(), client, spark, at_once=True))
+        recovered = output_of(output, spark, client).recover(lock)
     if recovered:
         return f"completed the publishing of run {recovered}, which had been interrupted"
     return f"nothing to recover: no publishing in {output} was interrupted"
@@ -2621,7 +2657,7 @@ def run(settings, work, held):
                     raise UsageError(f"more than {LISTED:,} objects in {settings.input} need boto3 on the executors")
                 steps.say("etl.py: warning: the executors have no boto3, so reading is slow: pip install boto3 there")
                 aws = None
-            if recovered := output.recover():
+            if recovered := output.recover(lock):
                 steps.say(f"etl.py: completed the publishing of run {recovered}, which had been interrupted")
             for old in output.discard_old():
                 steps.say(f"etl.py: removed what run {old} had left in {place}/_staging")
@@ -2717,7 +2753,7 @@ def ask(settings, work):
                 use_s3a(spark, aws)
             if small:
                 spark.conf.set("spark.sql.shuffle.partitions", 1)
-            open_tables(spark, settings.output)
+            open_tables(spark, absolute(settings.output))
             result = query(spark, sql)
             with to_a_reader():
                 if settings.csv:
@@ -2902,7 +2938,8 @@ def _if_allowed(what, say, ask, *arguments):
     except (BotoCoreError, ClientError) as error:
         if getattr(error, "response", {}).get("Error", {}).get("Code") == "NoSuchEntity":
             raise
-        say(f"etl.py: warning: {what} can't be asked for: {' '.join(str(error).split())[:200]}")
+        said = ("" if "Invalid header value" in str(error) else str(error)).split()  # that one quotes a key
+        say(f"etl.py: warning: {what} can't be asked for: {' '.join(said)[:200]}")
         return None
 
 

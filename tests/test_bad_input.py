@@ -9,6 +9,7 @@ import re
 import resource
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -138,6 +139,20 @@ def test_a_malformed_configuration_is_refused_and_not_shown(refused, here, conte
 def test_a_key_of_the_configuration_that_means_nothing_is_refused(refused, here, section, key):
     (here / "dl.cfg").write_text(f"[{section}]\n{key} = 1\n")
     assert f"{key} IN [{section}]" in refused()
+
+
+def test_an_address_that_is_none_is_refused(refused, here):
+    (here / "dl.cfg").write_text("[AWS]\nENDPOINT_URL = localhost:9000\n")
+    assert "ENDPOINT_URL" in refused("--input", "s3://lake/in")
+
+
+def test_a_key_with_a_line_break_is_refused_and_not_shown(refused, here, monkeypatch):
+    keys = {"AWS_ACCESS_KEY_ID": "AKIATEST", "AWS_SECRET_ACCESS_KEY": "x", "AWS_SESSION_TOKEN": f"{SECRET}\r"}
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        (here / "dl.cfg").write_text(f"[AWS]\nENDPOINT_URL = http://127.0.0.1:{server.getsockname()[1]}\n")
+        assert "line break" in refused("--input", "s3://lake/in")
 
 
 def test_a_missing_input_is_named(refused):
@@ -451,6 +466,29 @@ def test_an_interrupted_run_is_one_line_and_leaves_nothing(tmp_path, line, numbe
             return
         time.sleep(0.5)
     pytest.fail("Java is left behind")
+
+
+@pytest.mark.parametrize("size", [4_000, 5_000_000])
+def test_a_line_that_is_no_utf8_before_its_carriage_return_is_kept(tmp_path, size):
+    source = write_input(tmp_path / "in", [song()], [])
+    line = dirty.dump({**event(), "last": "Mu@"}).replace(b"@", b"\xf1") + b"\r\n"
+    assert line.endswith(b'\xf1"}\r\n')
+    number = 1 + size // len(line)
+    (source / "log_data/2018-11-01-events.json").write_bytes(line * number)
+    process = run_etl("--input", source, "--output", "lake", "--report", "report.json", cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    logs = json.loads((tmp_path / "report.json").read_text())["input"]["logs"]
+    assert (logs["records"], logs["rejected"], logs["plays"]) == (number, 0, 1)
+
+
+def test_folders_that_are_linked_to_each_other_are_read_once(tmp_path):
+    for name in "abc":
+        (tmp_path / "log_data" / name).mkdir(parents=True)
+        (tmp_path / "log_data" / name / "x.json").write_text("{}")
+        for other in "abc":
+            if other != name:
+                (tmp_path / "log_data" / name / f"to_{other}").symlink_to(tmp_path / "log_data" / other)
+    assert len(etl.find_files(str(tmp_path), "log")) == 3
 
 
 def test_a_link_to_a_folder_above_is_not_followed_round_in_circles(tmp_path):

@@ -146,6 +146,45 @@ def test_a_journal_whose_staging_is_gone_moves_nothing(spark, tmp_path):
     assert listing(tmp_path) == before
 
 
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"run_id'])
+def test_a_damaged_journal_is_one_line_and_moves_nothing(spark, tmp_path, text):
+    write_tables(tmp_path / "lake", "old")
+    (tmp_path / "lake" / etl.JOURNAL).write_text(text)
+    before = listing(tmp_path)
+    with pytest.raises(etl.JobError, match="is damaged"):
+        etl.Output(str(tmp_path / "lake"), spark).recover()
+    assert listing(tmp_path) == before
+
+
+def test_a_publishing_whose_lock_is_lost_between_two_moves_moves_no_more(spark, tmp_path):
+    output = etl.Output(str(tmp_path / "lake"), spark)
+    write_tables(tmp_path / "lake", "old")
+    write_tables(tmp_path / "lake/_staging" / RUN_ID, "new")
+    lock = etl.Lock(str(tmp_path / "lake"), "first")
+    checks = []
+
+    def check():
+        checks.append(len(checks))
+        if len(checks) == 4:  # before the journal, and before each of two tables
+            (tmp_path / "lake" / etl.LOCK).write_text('{"run_id": "second"}')
+        etl.Lock.check(lock)
+
+    lock.check = check
+    with lock, pytest.raises(etl.JobError, match="was taken over by run second"):
+        output.publish(RUN_ID, lock)
+    assert set(versions(tmp_path / "lake").values()) == {"old", "new"}
+    output.recover()
+    assert versions(tmp_path / "lake") == dict.fromkeys(COLUMNS, "new")
+
+
+def test_a_move_never_goes_into_what_is_there(spark, tmp_path):
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(etl.JobError, match="can't move"):
+        etl.Output(str(tmp_path), spark).move(str(tmp_path / "old"), str(tmp_path / "new"))
+    assert sorted(listing(tmp_path)) == ["new", "old"]
+
+
 S3_MOVES = ["before the journal", "the journal", "all away", *[f"{name} there" for name in NAMES], "all there"]
 S3_MOVES += ["the journal removed"]
 

@@ -153,7 +153,7 @@ def test_recover_takes_a_lock_at_once_and_who_lost_it_must_not_publish(place):
     with place.lock("first") as first:
         with place.lock("second", at_once=True) as second:
             second.check()
-            with pytest.raises(etl.JobError, match="was taken over by run second .*nothing is published"):
+            with pytest.raises(etl.JobError, match="was taken over by run second .*nothing more is published"):
                 first.check()
         assert place.read() is None
         with pytest.raises(etl.JobError, match="was taken over"):

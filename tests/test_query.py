@@ -213,6 +213,43 @@ def test_the_options_that_the_readme_gives_pyspark_hold_and_make_no_noise(sample
     assert answer.stdout.split() == ["memory", re.search(r"--driver-memory (\S+)", options)[1]]
 
 
+def test_names_beyond_ascii_are_right_in_a_locale_and_an_encoding_without_them(sample_output, tmp_path):
+    (tmp_path / "lake-ö").symlink_to(sample_output / "output")
+    settings = environment(LC_ALL="C", PYTHONIOENCODING="ascii")
+    answer = run_etl(
+        "--output", "lake-ö", "--query", "SELECT 'Café' AS name FROM users LIMIT 1", cwd=tmp_path, env=settings
+    )
+    assert (answer.returncode, answer.stderr) == (0, "")
+    assert answer.stdout.split() == ["name", "Caf\\xe9"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("damage", ["cut", "overwritten"])
+def test_a_damaged_archive_of_classes_is_removed_and_the_query_answered(sample_output, tmp_path, damage):
+    sql = "SELECT count(*) AS n FROM songplays"
+
+    def ask():
+        settings = environment(XDG_CACHE_HOME=str(tmp_path / "my cache"))
+        answer = run_etl("--output", sample_output / "output", "--query", sql, cwd=tmp_path, env=settings)
+        assert (answer.returncode, answer.stderr, answer.stdout.split()) == (0, "", ["n", "6800"])
+        return list((tmp_path / "my cache/sparkify-etl").iterdir())
+
+    [archive] = ask()
+    assert archive.suffix == ".jsa"
+    assert ask() == [archive]
+    size = archive.stat().st_size
+    archive.chmod(0o600)
+    with archive.open("r+b") as file:
+        if damage == "cut":
+            file.truncate(size - 1_000_000)
+        else:
+            file.seek(size // 4)
+            file.write(bytes(size // 4))
+    assert ask() == []
+    assert ask() == [archive]
+    assert [path.name for path in tmp_path.iterdir()] == ["my cache"]
+
+
 def test_sql_is_answered_as_csv_in_utc_also_to_a_reader_that_soon_has_enough(sample_output, tmp_path):
     (tmp_path / "dl.cfg").write_text("[DATA]\nOUTPUT = elsewhere\n")
     sql = "SELECT start_time, hour(start_time) AS hour, user_agent FROM songplays ORDER BY start_time"

@@ -434,7 +434,12 @@ def test_what_fails_after_the_publishing_says_that_the_tables_are_there(tmp_path
 
 @pytest.mark.parametrize(
     ("line", "number"),
-    [("find input", signal.SIGINT), ("plan", signal.SIGTERM), ("write", signal.SIGINT), ("write", signal.SIGTERM)],
+    [
+        ("find input", signal.SIGINT),
+        ("write", signal.SIGTERM),
+        pytest.param("plan", signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param("write", signal.SIGINT, marks=pytest.mark.long),
+    ],
 )
 def test_an_interrupted_run_is_one_line_and_leaves_nothing(tmp_path, line, number):
     """After the line of a step: Java is starting, or tasks are running."""
@@ -468,7 +473,7 @@ def test_an_interrupted_run_is_one_line_and_leaves_nothing(tmp_path, line, numbe
     pytest.fail("Java is left behind")
 
 
-@pytest.mark.parametrize("size", [4_000, 5_000_000])
+@pytest.mark.parametrize("size", [4_000, pytest.param(5_000_000, marks=pytest.mark.long)])
 def test_a_line_that_is_no_utf8_before_its_carriage_return_is_kept(tmp_path, size):
     source = write_input(tmp_path / "in", [song()], [])
     line = dirty.dump({**event(), "last": "Mu@"}).replace(b"@", b"\xf1") + b"\r\n"

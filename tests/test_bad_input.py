@@ -3,6 +3,7 @@
 What is found before Spark starts is tested in this process, where starting Spark would fail the test.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -432,6 +433,16 @@ def test_what_fails_after_the_publishing_says_that_the_tables_are_there(tmp_path
     )
 
 
+def processes_of(session):
+    """The numbers of the processes of a session that aren't dead."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, _, _, of, *_ = path.read_text().rpartition(") ")[2].split()
+            found += [path.parent.name] if int(of) == session and state not in "ZX" else []
+    return found
+
+
 @pytest.mark.parametrize(
     ("line", "number"),
     [
@@ -466,11 +477,10 @@ def test_an_interrupted_run_is_one_line_and_leaves_nothing(tmp_path, line, numbe
     assert last_line(said + rest) == "etl.py: interrupted; nothing is published"
     assert listing(lake) == before
     assert listing(tmp_path / "tmp") == {}
-    for _ in range(60):
-        if subprocess.run(["pgrep", "-s", str(process.pid)], capture_output=True).returncode:
-            return
-        time.sleep(0.5)
-    pytest.fail("Java is left behind")
+    end = time.monotonic() + 30
+    while processes_of(process.pid):
+        assert time.monotonic() < end, "Java is left behind"
+        time.sleep(0.2)
 
 
 @pytest.mark.parametrize("size", [4_000, pytest.param(5_000_000, marks=pytest.mark.long)])

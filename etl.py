@@ -1091,6 +1091,8 @@ class Lock:
         return start is None or start != owner["process_start"]
 
     def named(self, owner):
+        if "run_id" not in owner:
+            return "a run that its lock doesn't name"
         return (
             f"run {owner.get('run_id')} (process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')})"
         )
@@ -2036,6 +2038,10 @@ def _folder(place):
         return f"{scheme.rstrip('a')}://{rest}"
     if remote and scheme != "file":
         raise UsageError(f"{place}: only s3://BUCKET/…, hdfs://… and local folders are read and written")
+    try:
+        place.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{place!a}: Spark takes no name that isn't UTF-8") from None
     return os.path.expanduser(re.sub("^file:(//)?", "", place))
 
 
@@ -2063,6 +2069,8 @@ def check_output(source, output, report, client=None, spark=None):
         check_hdfs(spark, output)
     else:
         check_folder(output)
+    if report and is_s3(report) and not bucket_and_key(report)[1]:
+        raise UsageError(f"--report {report} is a bucket: name an object in it")
     if report and not is_s3(report):
         if os.path.isdir(report):
             raise UsageError(f"--report {report} is a folder: name a file")
@@ -2098,6 +2106,8 @@ def check_folder(output):
 def check_writable(place):
     """Raise UsageError when no file can be made in a folder, or in the next above it that there is."""
     while not os.path.exists(place):
+        if os.path.islink(place):
+            raise UsageError(f"{place} is a link to what isn't there: choose another --output or --report")
         place = os.path.dirname(place)
     try:
         with tempfile.TemporaryFile(dir=place):
@@ -2735,7 +2745,7 @@ def write_report(settings, text):
 def ask(settings, work):
     """Print the answer to a query of the tables in settings.output, as a table or as CSV."""
     sql = settings.query
-    if os.path.isfile(sql) or sql.endswith(".sql"):
+    if os.path.exists(sql) or re.fullmatch(r"[\w./-]+", sql):  # no SQL is one word
         try:
             sql = Path(sql).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:

@@ -251,6 +251,24 @@ def test_a_report_that_is_a_folder_is_refused(refused, small, here):
     assert "report.json" in refused("--input", small, "--report", "report.json")
 
 
+def test_an_output_that_links_to_nothing_is_refused(refused, small, here):
+    (here / "lake").symlink_to(here / "gone")
+    assert "lake is a link" in refused("--input", small, "--output", "lake")
+
+
+def test_a_name_that_is_no_utf8_is_refused(refused, small):
+    assert "UTF-8" in refused("--input", small, "--output", "lake\udce9")
+
+
+def test_a_report_that_is_a_bucket_is_refused(refused, small):
+    assert "bucket" in refused("--input", small, "--report", "s3://reports")
+
+
+@pytest.mark.parametrize("query", ["in", "top_artists", "questions/top_artists.sql"])
+def test_a_query_that_is_a_name_of_no_file_is_refused(refused, small, query):
+    assert f"can't read the query {query}" in refused("--query", query)
+
+
 def test_a_report_in_the_folder_of_a_table_is_refused(refused, small, here):
     assert "songs" in refused("--input", small, "--output", "lake", "--report", "lake/songs/report.json")
 

@@ -111,7 +111,7 @@ def test_a_lock_from_another_machine_counts_while_it_is_renewed(place):
     with pytest.raises(etl.UsageError, match="is being written by run"):
         place.lock("me").__enter__()
     place.write("{")  # what a reader sees while it is written
-    with pytest.raises(etl.UsageError, match="is being written by run"):
+    with pytest.raises(etl.UsageError, match="is being written by a run"):
         place.lock("me").__enter__()
 
 

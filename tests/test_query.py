@@ -188,7 +188,7 @@ def test_a_missing_output_is_one_line(tmp_path):
     assert process.returncode == 2
     assert process.stdout == ""
     assert process.stderr.splitlines()[-1] == (
-        "etl.py: there is no table output/songplays: name an output that etl.py has written"
+        f"etl.py: there is no table {tmp_path}/output/songplays: name an output that etl.py has written"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -2409,7 +2409,7 @@ def session(work, small=False, s3a=False):
         yield spark
     finally:
         java = getattr(spark.sparkContext._gateway, "proc", None)
-        if java and java.poll():  # it crashed
+        if java and java.poll() == -signal.SIGABRT:  # it crashed
             remove_archive(java.args)
         with contextlib.suppress(Exception):
             stop(spark)

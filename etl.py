@@ -439,6 +439,7 @@ AWS_HINTS = {
     "AWS still asks to slow down after many tries: run it again later": (
         "SlowDown ServiceUnavailable Throttling ThrottlingException"
     ),
+    "check the AWS_… of dl.cfg and of the environment": "InvalidKey",
 }
 
 
@@ -495,6 +496,15 @@ def aws_client(aws, service, region=None, attempts=10):
         raise UsageError(f"{error}: ENDPOINT_URL is an address such as http://localhost:9000") from None
 
 
+def said_by_aws(error):
+    """(code, message) of what AWS, or boto3, raised: the message one line, and without any key."""
+    said = (getattr(error, "response", None) or {}).get("Error", {})
+    code, message = said.get("Code", type(error).__name__), said.get("Message", "") or str(error)
+    if "Invalid header value" in message:  # it quotes the key, or the token
+        return "InvalidKey", "a key or the token holds a line break"
+    return code, " ".join(message.split())[:200]
+
+
 @contextlib.contextmanager
 def aws_calls(place, permission, kind=UsageError):
     """What AWS, or boto3, says against a call about a place becomes an error of one line. Works in tasks too."""
@@ -503,15 +513,10 @@ def aws_calls(place, permission, kind=UsageError):
     except Exception as error:
         if type(error).__module__.split(".")[0] not in ("boto3", "botocore", "s3transfer"):
             raise
-        said = (getattr(error, "response", None) or {}).get("Error", {})
-        code, message = said.get("Code", type(error).__name__), said.get("Message", "") or str(error)
+        code, message = said_by_aws(error)
         hint = next((hint for hint, codes in AWS_HINTS.items() if code in codes.split()), None)
         if code in AWS_DENIALS.split():
             hint = f"the credentials, if any were found, need the permission {permission} there"
-        if "Invalid header value" in message:  # it quotes the key, or the token
-            code, message = "InvalidKey", "a key or the token holds a line break"
-            hint = "check the AWS_… of dl.cfg and of the environment"
-        message = " ".join(message.split())[:200]
         # What a task raises reaches the driver as text: the mark is how main finds the line again.
         raise kind(f"«{place}: {code}: {message}: {hint or 'see what AWS says'}»") from None
 
@@ -699,9 +704,13 @@ def find_files(folder, kind, client=None, objects=None, folders=()):
     zips = [f"{kind}{separator}data.zip" for separator in "-_"]
     listed = objects is not None
     there = _objects_of(folder, kind, objects) if listed else _files_of(folder, kind)
-    files = [file for file in there if is_json(os.path.basename(file.path))]
-    others = [file.path for file in there if not is_json(os.path.basename(file.path))]
-    passed_by = [path for path in others if ".json" in os.path.basename(path).lower()]
+    files, passed_by = [], []
+    for file in there:
+        name = os.path.basename(file.path)
+        if is_json(name):
+            files.append(file)
+        elif ".json" in name.lower():
+            passed_by.append(file.path)
     if passed_by:
         print(
             f"etl.py: warning: not read, for the name doesn't end with .json: {len(passed_by):,} files, as "
@@ -774,16 +783,18 @@ def _files_of(folder, kind):
         is_kind = f"{kind}_data" in os.path.relpath(parent, folder).split(os.sep)
         # Links would lead round in circles; but a folder may be there by another name, too.
         here = (os.path.realpath(parent), is_kind)
-        folders[:] = [] if here in seen else [name for name in folders if not name.startswith(HIDDEN)]
-        if is_kind and here not in seen:
-            for name in names:
-                if not is_hidden(name):
-                    path = os.path.join(parent, name)
-                    try:
-                        files.append(File(path, None, os.path.getsize(path) if is_json(name) else 0))
-                    except OSError as error:
-                        _unreadable(error)
+        if here in seen:
+            folders.clear()
+            continue
         seen.add(here)
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        for name in names:
+            if is_kind and not is_hidden(name):
+                path = os.path.join(parent, name)
+                try:
+                    files.append(File(path, None, os.path.getsize(path) if is_json(name) else 0))
+                except OSError as error:
+                    _unreadable(error)
     return files
 
 
@@ -1413,6 +1424,11 @@ def in_parallel(action, items):
             raise
 
 
+def side_by_side(*jobs):
+    """The results of some functions without arguments: see in_parallel."""
+    return in_parallel(lambda job: job(), jobs)
+
+
 # What refers to the keys of each table: other tables, the plays among the events, and the song records.
 REFERENCES = {
     "songplays": ("plays",),
@@ -1572,8 +1588,7 @@ def compare_many(spark, staging, records, most, ids, others=None):
         return sums_of(references, distinct, "sum(own)", "sum(misplaced)")
 
     references = {**REFERENCES, "songplays": ("songplays",)}
-    jobs = [lambda: others or sums_of_others(spark, staging), lambda: referred(references)]
-    own, wanted = in_parallel(lambda job: job(), jobs)
+    own, wanted = side_by_side(lambda: others or sums_of_others(spark, staging), lambda: referred(references))
     number, hashes, rows, misplaced = wanted["songplays"]
     own = {**own, "songplays": (rows, hashes, misplaced + rows - number)}
     if (number, hashes) != tuple(ids):
@@ -1893,13 +1908,17 @@ def list_files(spark, place):
 # --- Configuration and session -----------------------------------------------------------------------------------
 
 
+EMR_DEFAULTS = {
+    "release": "emr-7.14.0",  # Spark 3.5, Python 3.9
+    "workers": "2",
+    "instance_type": "m5.xlarge",
+    "service_role": "EMR_DefaultRole",
+    "instance_profile": "EMR_EC2_DefaultRole",
+}
 CONFIG_KEYS = {
     "data": ("input", "output"),
     "aws": (*AWS_KEYS, "region", "endpoint_url"),
-    "emr": (
-        *("release", "workers", "instance_type", "log_uri", "service_role", "instance_profile"),
-        *("subnet", "key_name", "tags"),
-    ),
+    "emr": (*EMR_DEFAULTS, "log_uri", "subnet", "key_name", "tags"),
 }
 
 
@@ -2322,12 +2341,7 @@ def spark_session(work=None, small=False, s3a=False):
         builder = builder.config(key, value)
     if work and not pyspark.SparkContext._gateway:
         try:
-            try:
-                start_java(home, memory, options, local, work)
-            except PySparkException:
-                if not remove_archive(options):
-                    raise
-                start_java(home, memory, [word for word in options if SHARED not in word], local, work)
+            start_java(home, memory, options, local, work)
         except PySparkException:
             if "spark.jars.packages" not in local:
                 raise
@@ -2342,19 +2356,29 @@ def start_java(home, memory, options, settings, work):
     """Start Spark's Java as pyspark does, but without its script, which takes half a second to put a command together.
 
     settings: Spark's, of which packages to download matter here. What Java says goes to the file spark.log in work.
+    A damaged archive of classes crashes Java: what doesn't start with one is started once more, without it.
     """
     if os.environ.get("LC_ALL") in ("C", "POSIX"):  # in which Java reads and writes no names but of ASCII
         os.environ["LC_ALL"] = "C.UTF-8"
-    with open(os.path.join(work, "spark.log"), "ab") as log:
+
+    def started(options, log):
         program = {"stdout": log, "stderr": log}
         if "PYSPARK_SUBMIT_ARGS" in os.environ:  # which the script understands
-            gateway = launch_gateway(pyspark.SparkConf().setAll(settings.items()), program)
-        else:
-            os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join(java_arguments(memory, options, settings))
-            try:
-                gateway = launch_gateway(popen_kwargs={**program, "executable": f"{home}/bin/java"})
-            finally:
-                del os.environ["PYSPARK_SUBMIT_ARGS"]
+            conf = {**settings, "spark.driver.extraJavaOptions": shlex.join(options)}
+            return launch_gateway(pyspark.SparkConf().setAll(conf.items()), program)
+        os.environ["PYSPARK_SUBMIT_ARGS"] = shlex.join(java_arguments(memory, options, settings))
+        try:
+            return launch_gateway(popen_kwargs={**program, "executable": f"{home}/bin/java"})
+        finally:
+            del os.environ["PYSPARK_SUBMIT_ARGS"]
+
+    with open(os.path.join(work, "spark.log"), "ab") as log:
+        try:
+            gateway = started(options, log)
+        except PySparkException:
+            if not remove_archive(options):
+                raise
+            gateway = started([word for word in options if not word.startswith(SHARED)], log)
     pyspark.SparkContext._ensure_initialized(gateway=gateway)
 
 
@@ -2430,11 +2454,12 @@ def stop(spark):
         whole = gateway.proc.wait(60) == 0
         pyspark.SparkContext._gateway = pyspark.SparkContext._jvm = None
         with contextlib.suppress(OSError):
-            if not whole:
+            if whole:
+                with open(archive[1], "rb") as file:
+                    os.fsync(file.fileno())  # a damaged one would crash every run
+                os.replace(*archive.groups())
+            else:
                 os.unlink(archive[1])
-            with open(archive[1], "rb") as file:
-                os.fsync(file.fileno())  # a damaged one would crash every run
-            os.replace(*archive.groups())
 
 
 # --- Asking ----------------------------------------------------------------------------------------------------------
@@ -2592,8 +2617,7 @@ def records_of(song_texts, log_texts, in_rows):
     def kept(records):
         return records.localCheckpoint(False) if in_rows else records.persist(StorageLevel.MEMORY_AND_DISK)
 
-    jobs = [lambda: kept(song_records(song_texts())), lambda: kept(event_records(log_texts()))]
-    return in_parallel(lambda job: job(), jobs)
+    return side_by_side(lambda: kept(song_records(song_texts())), lambda: kept(event_records(log_texts())))
 
 
 def audit_run(spark, staging, records, songs, logs, others=None):
@@ -2681,7 +2705,7 @@ def run(settings, work, held):
             options = {"max_rejected": settings.max_rejected, "steps": steps, "staged": staged}
             song_job = functools.partial(process_song_data, spark, songs, staging, **options)
             log_job = functools.partial(process_log_data, spark, events, songs, staging, **options, most_songs=most)
-            song_counts, log_counts = in_parallel(lambda job: job(), [song_job, log_job])
+            song_counts, log_counts = side_by_side(song_job, log_job)
             with steps("audit"):
                 rows, matched = audit_run(spark, staging, (songs, events), song_counts, log_counts, others)
             with steps("publish"):
@@ -2786,13 +2810,6 @@ def to_a_reader():
 
 # --- EMR -------------------------------------------------------------------------------------------------------------
 
-EMR_DEFAULTS = {
-    "release": "emr-7.14.0",  # Spark 3.5, Python 3.9
-    "workers": "2",
-    "instance_type": "m5.xlarge",
-    "service_role": "EMR_DefaultRole",
-    "instance_profile": "EMR_EC2_DefaultRole",
-}
 STANDARD_VCPUS = "L-1216C47A"  # EC2's quota of vCPUs for the types that begin with a, c, d, h, i, m, r, t, z
 POLL_SECONDS = 15
 LOG_SECONDS = 420  # EMR brings logs to S3 every five minutes
@@ -2946,10 +2963,10 @@ def _if_allowed(what, say, ask, *arguments):
     try:
         return ask(*arguments)
     except (BotoCoreError, ClientError) as error:
-        if getattr(error, "response", {}).get("Error", {}).get("Code") == "NoSuchEntity":
+        code, message = said_by_aws(error)
+        if code == "NoSuchEntity":
             raise
-        said = ("" if "Invalid header value" in str(error) else str(error)).split()  # that one quotes a key
-        say(f"etl.py: warning: {what} can't be asked for: {' '.join(said)[:200]}")
+        say(f"etl.py: warning: {what} can't be asked for: {code}: {message}")
         return None
 
 

@@ -406,6 +406,11 @@ def absolute(place):
     return place if "://" in place else os.path.abspath(place)
 
 
+def for_hadoop(place):
+    """A place as a path of Hadoop's and Spark's: without a scheme they would take theirs, which is HDFS on EMR."""
+    return place if "://" in place else f"file:{os.path.abspath(place)}"
+
+
 def is_hidden(name):
     """Whether a name, or that of a folder in it, is none of data."""
     return any(part.startswith(HIDDEN) for part in name.split("/"))
@@ -954,7 +959,7 @@ def read_by_spark(spark, files, whole):
     if any(file.member for file in files):
         raise UsageError("the executors can't read a zip on S3 without boto3: install it there, or unpack the zip")
     reader = spark.read.option("lineSep", "\n").format("text").option("wholetext", whole)
-    texts = reader.load([_literal(absolute(file.path)) for file in files])
+    texts = reader.load([_literal(file.path) for file in files])
     texts = texts.selectExpr("_metadata.file_path AS source", "value AS raw")
     empty = [(file.path, "") for file in files if whole and not file.size]  # Spark passes them by
     return texts.unionAll(without_workers(spark, empty, 1)) if empty else texts
@@ -1012,8 +1017,8 @@ def is_local(spark):
 
 
 def _literal(path):
-    """A path whose characters Hadoop would take for a pattern are escaped."""
-    return re.sub(r"([\[\]{}*?\\])", r"\\\1", path)
+    """A place to read from, as for_hadoop; characters that Hadoop would take for a pattern are escaped."""
+    return re.sub(r"([\[\]{}*?\\])", r"\\\1", for_hadoop(path))
 
 
 # --- One run at a time: the lock ---------------------------------------------------------------------------------
@@ -1302,9 +1307,9 @@ def stage(rows, table, staging, empty=False):
     partitions = TABLES[table].partitions
     if empty and partitions:
         folder = "/".join(f"{name}=0" for name in partitions)
-        _writer(rows.limit(0).drop(*partitions)).parquet(f"{staging}/{table}/{folder}")
+        _writer(rows.limit(0).drop(*partitions)).parquet(for_hadoop(f"{staging}/{table}/{folder}"))
     else:
-        _writer(rows).partitionBy(*partitions).parquet(f"{staging}/{table}")
+        _writer(rows).partitionBy(*partitions).parquet(for_hadoop(f"{staging}/{table}"))
 
 
 def stage_all(tables, staging, steps, staged, empty):
@@ -1330,7 +1335,7 @@ def stage_rejected(records, kind, rejected, total, limit, staging):
     if not rejected:
         return
     _writer(records.where("reason IS NOT NULL").select("source", "reason", "raw").coalesce(1)).json(
-        f"{staging}/_rejected/{kind}s"
+        for_hadoop(f"{staging}/_rejected/{kind}s")
     )
     if rejected > limit * total:
         raise JobError(
@@ -1882,7 +1887,10 @@ class S3Output(Output):
 
 def _file_system(spark, place):
     """Hadoop's file system of a place, and what makes paths for it."""
-    path = spark._jvm.org.apache.hadoop.fs.Path
+
+    def path(place):
+        return spark._jvm.org.apache.hadoop.fs.Path(for_hadoop(place))
+
     return path(place).getFileSystem(spark._jsc.hadoopConfiguration()), path
 
 

@@ -186,8 +186,10 @@ def test_a_rerun_in_another_zone_gives_the_same_tables_and_a_report(sample):
 
 @pytest.mark.long
 def test_spark_submit_with_other_partitions_gives_the_same_tables(tmp_path, sample_expected):
+    """Also where Hadoop takes paths without a scheme for those of another file system, as on EMR."""
     spark_home = Path(pyspark.__file__).parent
     settings = ["spark.sql.shuffle.partitions=7", "spark.default.parallelism=5", "spark.ui.enabled=false"]
+    settings.append("spark.hadoop.fs.defaultFS=hdfs://127.0.0.1:1")
     command = [spark_home / "bin/spark-submit", "--master", "local[1]"]
     command += [word for setting in settings for word in ("--conf", setting)]
     java = etl.find_java(pyspark.__version__)

@@ -698,6 +698,28 @@ class File(NamedTuple):
     size: int
 
 
+class Input(NamedTuple):
+    """The files of a run, folders of songs that the tasks are to list, and what a client of S3 needs there, or {}."""
+
+    songs: list
+    logs: list
+    folders: list
+    aws: dict
+
+
+def find_input(place, aws, spark=None):
+    """The Input at a place; spark is a session where it is on HDFS. Raises UsageError: see find_files."""
+    aws, client = s3_access(aws, place)
+    objects, folders = None, []
+    if client:
+        with aws_calls(place, "s3:ListBucket"):
+            objects, folders = list_input(client, place)
+    elif is_hdfs(place):
+        objects = list_hdfs(spark, place)
+    songs = find_files(place, "song", client, objects, folders)
+    return Input(songs, find_files(place, "log", client, objects), folders, aws)
+
+
 def find_files(folder, kind, client=None, objects=None, folders=()):
     """The JSON files of a kind ('song' or 'log') below a folder, in the order of their names.
 
@@ -1639,71 +1661,93 @@ def pause(point):
 # --- Publishing --------------------------------------------------------------------------------------------------
 
 
-def output_of(place, spark, client=None):
-    """The Output at a place: on S3 by a client of it, else by the Hadoop in a session."""
-    return S3Output(place, client) if client else Output(place, spark)
+def output_of(place, client=None, spark=None):
+    """The Output at a place: on S3 by a client of it, on HDFS by a session, else on this machine."""
+    if client:
+        return S3Output(place, client)
+    return HdfsOutput(place, spark) if is_hdfs(place) else Output(place)
 
 
 class Output:
-    """Where the tables are published, on this machine or HDFS; on S3 see S3Output.
+    """Where the tables are published, on this machine.
 
     A run stages in a folder of its own. Publishing moves the tables from there to their places, by a journal that the
-    next run, whose first act is to recover, finds when this one was interrupted.
+    next run, whose first act is to recover, finds when this one was interrupted. Where lock is set, nothing is moved
+    without it: JobError is raised when another run has taken it.
     """
 
-    def __init__(self, place, spark):
-        self.place, self.spark = place, spark
-        self.files, self.at = _file_system(spark, place)
-        self.journal_path = f"{place}/{JOURNAL}"
+    def __init__(self, place):
+        self.place, self.lock = absolute(place), None
+        self.journal_path = f"{self.place}/{JOURNAL}"
 
     def staging(self, run_id):
         return f"{self.place}/_staging/{run_id}"
 
-    def publish(self, run_id, lock=None):
+    def check_lock(self):
+        if self.lock:
+            self.lock.check()
+
+    def publish(self, run_id):
         """Move the staged tables to their places and the old ones to staging, by a journal; then remove both.
 
         A name that wasn't staged (_rejected, when nothing is) is moved away. A table is missing between two renames.
-        Returns the run's id. Raises JobError when the lock isn't held any more.
+        Returns the run's id.
         """
         staged = {name: self.exists(f"{self.staging(run_id)}/{name}") for name in STAGED}
-        with contextlib.closing(self.files.create(self.at(f"{self.journal_path}.new"), True)) as file:
-            file.write(bytearray(json.dumps({"run_id": run_id, "staged": staged}).encode()))
-            file.hsync()
+        self.write(f"{self.journal_path}.new", json.dumps({"run_id": run_id, "staged": staged}).encode())
         pause("before the journal")
-        if lock:
-            lock.check()
+        self.check_lock()
         self.move(f"{self.journal_path}.new", self.journal_path)
-        return self.recover(lock)
+        return self.recover()
 
-    def recover(self, lock=None):
-        """Do what a journal says, from wherever the publishing stopped; the run's id, or None without a journal.
+    def recover(self):
+        """Do what a journal says, from wherever the publishing stopped; the run's id, or None without a journal."""
+        with aws_calls(self.place, "s3:GetObject, s3:PutObject and s3:DeleteObject", JobError):
+            journal = self.journal()
+            if journal is None:
+                return None
+            self.complete(journal)
+            self.check_lock()
+            self.delete(self.journal_path)
+            pause("the journal removed")
+            self.discard(journal["run_id"])
+            return journal["run_id"]
 
-        Raises JobError when the lock isn't held any more: another run does it then.
-        """
-        journal = self.journal()
-        if journal is None:
-            return None
+    def complete(self, journal):
+        """Move what a journal names and what isn't moved yet."""
         staging = self.staging(journal["run_id"])
         if not self.exists(staging):
             raise JobError(f"{staging} is gone: restore it, or delete {self.journal_path} to give that run up")
-        self.files.mkdirs(self.at(f"{staging}/_old"))
+        self.make(f"{staging}/_old")
         pause("the journal")
         for name, was_staged in journal["staged"].items():
             staged, final = f"{staging}/{name}", f"{self.place}/{name}"
-            if lock:
-                lock.check()
+            self.check_lock()
             if self.exists(final) and (self.exists(staged) or not was_staged):
                 self.move(final, f"{staging}/_old/{name}")
                 pause(f"{name} away")
             if self.exists(staged):
                 self.move(staged, final)
                 pause(f"{name} there")
-        if lock:
-            lock.check()
-        self.files.delete(self.at(self.journal_path), False)
-        pause("the journal removed")
-        self.discard(journal["run_id"])
-        return journal["run_id"]
+
+    def move(self, old, new):
+        # A rename may go into a folder that is there, or replace it.
+        if self.exists(new) or not self.rename(old, new):
+            raise JobError(f"can't move {old} to {new}; the next run completes the publishing")
+
+    def journal(self):
+        """What the journal says, or None without one. Raises JobError for one that is damaged."""
+        text = self.read(self.journal_path)
+        if text is None:
+            return None
+        with contextlib.suppress(ValueError):
+            journal = json.loads(text)
+            if isinstance(journal, dict) and "run_id" in journal:
+                return journal
+        raise JobError(
+            f"{self.journal_path} is damaged: look at what is in {self.place}/_staging, and delete it; the next run "
+            "writes all tables"
+        )
 
     def discard_old(self):
         """Remove what runs that began more than STAGING_DAYS ago have left in staging; returns their ids.
@@ -1725,30 +1769,114 @@ class Output:
             sizes = self.file_sizes(table).values()
         return len(sizes), sum(sizes)
 
-    # What follows is of the place: what the journal says, or None; removing a run's staging, and the folders above it
-    # that are empty then; the names in _staging; {name: bytes} of a table's files.
+    # What follows is of the place. check: whether the tables can and may be written there, raises UsageError; read: the
+    # bytes of a file, or None; discard: removing a run's staging, and the folders above it that are empty then;
+    # staged_names: the names in _staging; file_sizes: {name: bytes} of a table's files.
 
-    def journal(self):
-        if not self.exists(self.journal_path):
-            return None
-        return self.journal_of(_read(self.spark, self.files.open(self.at(self.journal_path))))
+    def check(self):
+        for table in TABLES:
+            place = os.path.join(self.place, table)
+            if os.path.isfile(place):
+                raise UsageError(f"{place} is a file, where a table would go: choose another --output")
+            names = [os.path.join(parent, name) for parent, _, files in os.walk(place) for name in ["", *files]]
+            self.check_names(table, [name[len(place) + 1 :] for name in names])
+        check_writable(self.place)
 
-    def journal_of(self, text):
-        """A journal's text, read; raises JobError for one that is damaged."""
-        with contextlib.suppress(ValueError):
-            journal = json.loads(text)
-            if isinstance(journal, dict) and "run_id" in journal:
-                return journal
-        raise JobError(
-            f"{self.journal_path} is damaged: look at what is in {self.place}/_staging, and delete it; the next run "
-            "writes all tables"
-        )
+    def check_names(self, table, names):
+        """Raise UsageError when a file or a folder that lies below a table's folder is none of that table."""
+        for name in names:
+            *folders, last = name.split("/")  # of a folder, or of S3's marker of one, the last is empty
+            strange = {folder.split("=")[0] for folder in folders} - {*TABLES[table].partitions}
+            strange = strange or (last and not last.endswith((".parquet", "$folder$")))
+            if strange and not is_hidden(name):
+                raise UsageError(
+                    f"{self.place}/{table}/{name} is not of the table {table}, which this run would replace: choose "
+                    "another --output"
+                )
+
+    def exists(self, path):
+        return os.path.lexists(path)
+
+    def make(self, folder):
+        os.makedirs(folder, exist_ok=True)
+
+    def read(self, path):
+        with contextlib.suppress(FileNotFoundError), open(path, "rb") as file:
+            return file.read()
+
+    def write(self, path, content):
+        with open(path, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def rename(self, old, new):
+        with contextlib.suppress(OSError):
+            os.rename(old, new)
+            return True
+
+    def delete(self, path):
+        os.unlink(path)
 
     def discard(self, run_id):
-        self.files.delete(self.at(self.staging(run_id)), True)
-        for folder in (self.at(f"{self.place}/_staging"), self.at(self.place)):
-            if self.files.exists(folder) and not len(self.files.listStatus(folder)):
-                self.files.delete(folder, False)
+        shutil.rmtree(self.staging(run_id), ignore_errors=True)
+        for folder in (f"{self.place}/_staging", self.place):
+            with contextlib.suppress(OSError):  # it isn't empty
+                os.rmdir(folder)
+
+    def staged_names(self):
+        with contextlib.suppress(FileNotFoundError):
+            return os.listdir(f"{self.place}/_staging")
+        return []
+
+    def file_sizes(self, table):
+        place = Path(self.place, table)
+        files = [path for path in place.rglob("*") if path.is_file() and not is_hidden(path.name)]
+        return {path.relative_to(place).as_posix(): path.stat().st_size for path in files}
+
+
+class HdfsOutput(Output):
+    """Where the tables are published on HDFS, by the Hadoop in a session."""
+
+    def __init__(self, place, spark):
+        super().__init__(place)
+        self.spark, (self.files, self.at) = spark, _file_system(spark, place)
+
+    def check(self):
+        try:
+            for table in TABLES:
+                self.check_names(table, self.file_sizes(table))
+            probe = uuid.uuid4().hex
+            self.write(self.staging(probe), b"")
+            self.discard(probe)
+        except Py4JError as error:
+            raise UsageError(f"can't write to {self.place}: {java_cause(error)}") from None
+
+    def exists(self, path):
+        return self.files.exists(self.at(path))
+
+    def make(self, folder):
+        self.files.mkdirs(self.at(folder))
+
+    def read(self, path):
+        return _read(self.spark, self.files.open(self.at(path))) if self.exists(path) else None
+
+    def write(self, path, content):
+        with contextlib.closing(self.files.create(self.at(path), True)) as file:
+            file.write(bytearray(content))
+            file.hsync()
+
+    def rename(self, old, new):
+        return self.files.rename(self.at(old), self.at(new))
+
+    def delete(self, path):
+        self.files.delete(self.at(path), True)
+
+    def discard(self, run_id):
+        self.delete(self.staging(run_id))
+        for folder in (f"{self.place}/_staging", self.place):
+            if self.exists(folder) and not len(self.files.listStatus(self.at(folder))):
+                self.delete(folder)
 
     def staged_names(self):
         place = f"{self.place}/_staging"
@@ -1757,19 +1885,14 @@ class Output:
 
     def file_sizes(self, table):
         place = f"{self.place}/{table}"
-        if is_hdfs(place):
-            return list_files(self.spark, place)
-        # Hadoop would start a process for each file, for an owner and permissions that nobody asked for.
-        files = [path for path in Path(place).rglob("*") if path.is_file() and not is_hidden(path.name)]
-        return {path.relative_to(place).as_posix(): path.stat().st_size for path in files}
-
-    def exists(self, path):
-        return self.files.exists(self.at(path))
-
-    def move(self, old, new):
-        # Hadoop would move it into a folder that is there.
-        if self.exists(new) or not self.files.rename(self.at(old), self.at(new)):
-            raise JobError(f"can't move {old} to {new}; the next run completes the publishing")
+        if not self.exists(place):
+            return {}
+        start, sizes = len(self.files.makeQualified(self.at(place)).toString()) + 1, {}
+        found = self.files.listFiles(self.at(place), True)
+        while found.hasNext():
+            file = found.next()
+            sizes[file.getPath().toString()[start:]] = file.getLen()
+        return sizes
 
 
 class S3Output(Output):
@@ -1781,8 +1904,8 @@ class S3Output(Output):
     """
 
     def __init__(self, place, client):
-        self.place, self.client = place, client
-        self.journal_path = f"{place}/{JOURNAL}"
+        super().__init__(place)
+        self.client = client
 
     def upload(self, folder, run_id):
         """Copy the data files that were staged in a folder of this machine to the run's staging, many at a time."""
@@ -1805,50 +1928,37 @@ class S3Output(Output):
                 self.discard(run_id)
             raise
 
-    def publish(self, run_id, lock=None):
+    def publish(self, run_id):
         with aws_calls(self.place, "s3:PutObject", JobError):
             journal = {"run_id": run_id, "files": len(self.staged(run_id))}
             pause("before the journal")
-            if lock:
-                lock.check()
-            self.client.put_object(**s3_object(self.journal_path), Body=json.dumps(journal).encode())
-        return self.recover(lock)
+            self.check_lock()
+            self.write(self.journal_path, json.dumps(journal).encode())
+        return self.recover()
 
-    def recover(self, lock=None):
-        with aws_calls(self.place, "s3:GetObject, s3:PutObject and s3:DeleteObject", JobError):
-            journal = self.journal()
-            if journal is None:
-                return None
-            staging, staged = self.staging(journal["run_id"]), self.staged(journal["run_id"])
-            if len(staged) != journal["files"]:
-                raise JobError(
-                    f"{staging} has {len(staged)} of the {journal['files']} files that were to be published: restore "
-                    f"them, or delete {self.journal_path} to give that run up"
-                )
-            there = {
-                f"{name}/{file}" for name, files in zip(STAGED, in_parallel(self.file_sizes, STAGED)) for file in files
-            }
-            pause("the journal")
-            if lock:
-                lock.check()
-            delete_objects(self.client, self.place, sorted(there - set(staged)))
-            pause("all away")
+    def complete(self, journal):
+        staging, staged = self.staging(journal["run_id"]), self.staged(journal["run_id"])
+        if len(staged) != journal["files"]:
+            raise JobError(
+                f"{staging} has {len(staged)} of the {journal['files']} files that were to be published: restore "
+                f"them, or delete {self.journal_path} to give that run up"
+            )
+        listings = zip(STAGED, in_parallel(self.file_sizes, STAGED))
+        there = {f"{name}/{file}" for name, files in listings for file in files}
+        pause("the journal")
+        self.check_lock()
+        delete_objects(self.client, self.place, sorted(there - set(staged)))
+        pause("all away")
 
-            def copy(name):
-                call = self.client.copy_object
-                if staged[name] >= 5 << 30:  # S3's limit for one request
-                    call = self.client.copy
-                call(CopySource=s3_object(f"{staging}/{name}"), **s3_object(f"{self.place}/{name}"))
-                pause(f"{name.split('/')[0]} there")
+        def copy(name):
+            call = self.client.copy_object
+            if staged[name] >= 5 << 30:  # S3's limit for one request
+                call = self.client.copy
+            call(CopySource=s3_object(f"{staging}/{name}"), **s3_object(f"{self.place}/{name}"))
+            pause(f"{name.split('/')[0]} there")
 
-            in_parallel(copy, sorted(set(staged) - there))
-            pause("all there")
-            if lock:
-                lock.check()
-            self.client.delete_object(**s3_object(self.journal_path))
-            pause("the journal removed")
-            self.discard(journal["run_id"])
-            return journal["run_id"]
+        in_parallel(copy, sorted(set(staged) - there))
+        pause("all there")
 
     def staged(self, run_id):
         """{name below the place: bytes} of the data files that a run staged."""
@@ -1857,11 +1967,26 @@ class S3Output(Output):
         files = {name: size for name, size in found if name.endswith((".parquet", ".json"))}
         return {name: size for name, size in files.items() if name.split("/")[0] in STAGED}
 
-    def journal(self):
-        try:
-            return self.journal_of(self.client.get_object(**s3_object(self.journal_path))["Body"].read())
-        except self.client.exceptions.NoSuchKey:
-            return None
+    def check(self):
+        with aws_calls(self.place, "s3:ListBucket"):
+            listings = in_parallel(self.file_sizes, TABLES)
+        for table, names in zip(TABLES, listings):
+            self.check_names(table, names)
+        probe = self.staging(uuid.uuid4().hex)
+        with aws_calls(self.place, "s3:PutObject"):
+            self.write(probe, b"")
+        with aws_calls(self.place, "s3:DeleteObject"):
+            self.delete(probe)
+
+    def read(self, path):
+        with contextlib.suppress(self.client.exceptions.NoSuchKey):
+            return self.client.get_object(**s3_object(path))["Body"].read()
+
+    def write(self, path, content):
+        self.client.put_object(**s3_object(path), Body=content)
+
+    def delete(self, path):
+        self.client.delete_object(**s3_object(path))
 
     def discard(self, run_id):
         staging = self.staging(run_id)
@@ -1885,6 +2010,19 @@ class S3Output(Output):
         return list_objects(self.client, f"{self.place}/{table}")
 
 
+def check_writable(place):
+    """Raise UsageError when no file can be made in a folder, or in the next above it that there is."""
+    while not os.path.exists(place):
+        if os.path.islink(place):
+            raise UsageError(f"{place} is a link to what isn't there: choose another --output or --report")
+        place = os.path.dirname(place)
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UsageError(f"can't write to {place}: {error.strerror}; choose another --output or --report") from None
+
+
 def _file_system(spark, place):
     """Hadoop's file system of a place, and what makes paths for it."""
 
@@ -1898,19 +2036,6 @@ def _read(spark, file):
     """The bytes of an open file of Hadoop's, which is closed."""
     with contextlib.closing(file):
         return bytes(spark._jvm.org.apache.commons.io.IOUtils.toByteArray(file))
-
-
-def list_files(spark, place):
-    """{name below the place: bytes} of all files there, on HDFS."""
-    files, path = _file_system(spark, place)
-    if not files.exists(path(place)):
-        return {}
-    start, sizes = len(files.makeQualified(path(place)).toString()) + 1, {}
-    found = files.listFiles(path(place), True)
-    while found.hasNext():
-        file = found.next()
-        sizes[file.getPath().toString()[start:]] = file.getLen()
-    return sizes
 
 
 # --- Configuration and session -----------------------------------------------------------------------------------
@@ -2079,23 +2204,15 @@ def _fraction(value):
     raise argparse.ArgumentTypeError(f"{value} is not from 0 to 1")
 
 
-def check_output(source, output, report, client=None, spark=None):
-    """Raise UsageError when the tables can't or mustn't be written to output; writes nothing that stays.
-
-    client is of S3, spark a session, where output is on S3 or HDFS.
-    """
-    here, there = (place if "://" in place else os.path.realpath(place) for place in (source, output))
+def check_output(source, output, report=None):
+    """Raise UsageError when the tables can't or mustn't be written to an Output; writes nothing that stays."""
+    here, there = (place if "://" in place else os.path.realpath(place) for place in (source, output.place))
     above, below = sorted((f"{here.rstrip('/')}/", f"{there.rstrip('/')}/"), key=len)
     if below.startswith(above):
         raise UsageError(
-            f"the output {output} and the input {source} must not lie in each other: choose another --output"
+            f"the output {output.place} and the input {source} must not lie in each other: choose another --output"
         )
-    if client:
-        check_bucket(client, output)
-    elif is_hdfs(output):
-        check_hdfs(spark, output)
-    else:
-        check_folder(output)
+    output.check()
     if report and is_s3(report) and not bucket_and_key(report)[1]:
         raise UsageError(f"--report {report} is a bucket: name an object in it")
     if report and not is_s3(report):
@@ -2104,69 +2221,6 @@ def check_output(source, output, report, client=None, spark=None):
         if any(f"{os.path.realpath(report)}/".startswith(f"{there.rstrip('/')}/{table}/") for table in TABLES):
             raise UsageError(f"--report {report} lies in the folder of a table: name another file")
         check_writable(os.path.dirname(os.path.realpath(report)))
-
-
-def check_names(output, table, names):
-    """Raise UsageError when a file or a folder that lies below a table's folder is none of that table."""
-    for name in names:
-        *folders, last = name.split("/")  # of a folder, or of S3's marker of one, the last is empty
-        strange = {folder.split("=")[0] for folder in folders} - {*TABLES[table].partitions}
-        strange = strange or (last and not last.endswith((".parquet", "$folder$")))
-        if strange and not is_hidden(name):
-            raise UsageError(
-                f"{output}/{table}/{name} is not of the table {table}, which this run would replace: choose another "
-                "--output"
-            )
-
-
-def check_folder(output):
-    """check_output on this machine."""
-    for table in TABLES:
-        place = os.path.join(output, table)
-        if os.path.isfile(place):
-            raise UsageError(f"{place} is a file, where a table would go: choose another --output")
-        names = [os.path.join(parent, name) for parent, _, files in os.walk(place) for name in ["", *files]]
-        check_names(output, table, [name[len(place) + 1 :] for name in names])
-    check_writable(absolute(output))
-
-
-def check_writable(place):
-    """Raise UsageError when no file can be made in a folder, or in the next above it that there is."""
-    while not os.path.exists(place):
-        if os.path.islink(place):
-            raise UsageError(f"{place} is a link to what isn't there: choose another --output or --report")
-        place = os.path.dirname(place)
-    try:
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise UsageError(f"can't write to {place}: {error.strerror}; choose another --output or --report") from None
-
-
-def check_bucket(client, output):
-    """check_output on S3."""
-    with aws_calls(output, "s3:ListBucket"):
-        listings = in_parallel(lambda name: list_objects(client, f"{output}/{name}"), TABLES)
-    for table, objects in zip(TABLES, listings):
-        check_names(output, table, objects)
-    probe = s3_object(f"{output}/_staging/{uuid.uuid4().hex}")
-    with aws_calls(output, "s3:PutObject"):
-        client.put_object(**probe, Body=b"")
-    with aws_calls(output, "s3:DeleteObject"):
-        client.delete_object(**probe)
-
-
-def check_hdfs(spark, output):
-    """check_output on HDFS."""
-    place = Output(output, spark)
-    try:
-        for table in TABLES:
-            check_names(output, table, place.file_sizes(table))
-        probe = uuid.uuid4().hex
-        place.files.create(place.at(place.staging(probe)), False).close()
-        place.discard(probe)
-    except Py4JError as error:
-        raise UsageError(f"can't write to {output}: {java_cause(error)}") from None
 
 
 def find_java(spark_version):
@@ -2604,16 +2658,16 @@ def new_run_id():
 def recover_only(settings, work):
     """Complete a publishing in settings.output that was interrupted; returns what was done, in a line."""
     _, client = s3_access(settings.aws, settings.output)
-    output = absolute(settings.output)
-    if "://" not in output and not os.path.isdir(output):
-        raise UsageError(f"there is no folder {output}: name an output that etl.py has written")
     with contextlib.ExitStack() as held:
-        spark = None if client else held.enter_context(session(work, small=True))
-        lock = held.enter_context(lock_of(output, new_run_id(), client, spark, at_once=True))
-        recovered = output_of(output, spark, client).recover(lock)
+        spark = held.enter_context(session(work, small=True)) if is_hdfs(settings.output) else None
+        output = output_of(settings.output, client, spark)
+        if "://" not in output.place and not os.path.isdir(output.place):
+            raise UsageError(f"there is no folder {output.place}: name an output that etl.py has written")
+        output.lock = held.enter_context(lock_of(output.place, new_run_id(), client, spark, at_once=True))
+        recovered = output.recover()
     if recovered:
         return f"completed the publishing of run {recovered}, which had been interrupted"
-    return f"nothing to recover: no publishing in {output} was interrupted"
+    return f"nothing to recover: no publishing in {output.place} was interrupted"
 
 
 def records_of(song_texts, log_texts, in_rows):
@@ -2662,29 +2716,20 @@ def run(settings, work, held):
         with steps("start Spark"):
             spark = held.enter_context(session(work, s3a=is_s3(settings.input)))
     with steps("find input"):
-        aws, reader = s3_access(settings.aws, settings.input)
+        found = find_input(settings.input, settings.aws, spark)
         output_aws, client = s3_access(settings.aws, settings.output)
-        objects, folders = None, []
-        if reader:
-            with aws_calls(settings.input, "s3:ListBucket"):
-                objects, folders = list_input(reader, settings.input)
-        elif is_hdfs(settings.input):
-            objects = list_hdfs(spark, settings.input)
-        song_files = find_files(settings.input, "song", reader, objects, folders)
-        log_files = find_files(settings.input, "log", reader, objects)
-        check_output(settings.input, settings.output, settings.report, client, spark)
-        size = sum(file.size for file in [*song_files, *log_files])
+        output = output_of(settings.output, client, spark)
+        check_output(settings.input, output, settings.report)
+        size = sum(file.size for file in [*found.songs, *found.logs])
         small = size < SMALL_INPUT
-    place = absolute(settings.output)
-    lock = held.enter_context(lock_of(place, run_id, client, spark))
+    output.lock = held.enter_context(lock_of(output.place, run_id, client, spark))
     repeated = Tally()
-    early_songs, early_logs = fetch_early(song_files, log_files, aws, repeated)
-    s3a = bool(reader) and any(map(is_large, log_files))
+    early_songs, early_logs = fetch_early(found.songs, found.logs, found.aws, repeated)
+    s3a = is_s3(settings.input) and any(map(is_large, found.logs))
     if not spark:
         with steps("start Spark"):
             spark = held.enter_context(session(work, small, s3a))
-    output, local = output_of(place, spark, client), is_local(spark)
-    staging = output.staging(run_id)
+    local, staging = is_local(spark), output.staging(run_id)
     if client and local:
         staging = f"{work}/staging"  # uploading from here takes a third of the requests of writing to S3
     published = False
@@ -2692,23 +2737,24 @@ def run(settings, work, held):
         with steps.bar(spark):
             cores = spark.sparkContext.defaultParallelism
             spark.conf.set("spark.sql.shuffle.partitions", 1 if small else max(cores, size >> 25))
-            if s3a or ((reader or client) and not local):
-                use_s3a(spark, aws or output_aws)
-            if reader and not executors_have_boto3(spark):
-                if folders:
+            if s3a or ((is_s3(settings.input) or client) and not local):
+                use_s3a(spark, found.aws or output_aws)
+            aws = found.aws
+            if is_s3(settings.input) and not executors_have_boto3(spark):
+                if found.folders:
                     raise UsageError(f"more than {LISTED:,} objects in {settings.input} need boto3 on the executors")
                 steps.say("etl.py: warning: the executors have no boto3, so reading is slow: pip install boto3 there")
                 aws = None
-            if recovered := output.recover(lock):
+            if recovered := output.recover():
                 steps.say(f"etl.py: completed the publishing of run {recovered}, which had been interrupted")
             for old in output.discard_old():
-                steps.say(f"etl.py: removed what run {old} had left in {place}/_staging")
+                steps.say(f"etl.py: removed what run {old} had left in {output.place}/_staging")
             with steps("plan"):
                 slowed = spark.sparkContext.accumulator(0)
-                song_texts = functools.partial(read_songs, spark, song_files, aws, slowed, early_songs)
-                log_texts = functools.partial(read_lines, spark, log_files, aws, slowed, early_logs)
+                song_texts = functools.partial(read_songs, spark, found.songs, aws, slowed, early_songs)
+                log_texts = functools.partial(read_lines, spark, found.logs, aws, slowed, early_logs)
                 songs, events = records_of(song_texts, log_texts, in_rows=small and local)
-            most = math.inf if folders else len(song_files)
+            most = math.inf if found.folders else len(found.songs)
             others, staged = (None, None) if small else early_sums(spark, staging, steps)
             options = {"max_rejected": settings.max_rejected, "steps": steps, "staged": staged}
             song_job = functools.partial(process_song_data, spark, songs, staging, **options)
@@ -2719,7 +2765,7 @@ def run(settings, work, held):
             with steps("publish"):
                 if staging != output.staging(run_id):
                     output.upload(staging, run_id)
-                output.publish(run_id, lock)
+                output.publish(run_id)
             published = True
             sizes = in_parallel(output.size, TABLES)
             if number := slowed.value + repeated.value:
@@ -2741,8 +2787,8 @@ def run(settings, work, held):
         "seconds": round(time.monotonic() - steps.start, 3),
         "steps": steps.seconds,
         "input": {
-            "songs": {"files": song_counts["records"] if folders else len(song_files), **song_counts},
-            "logs": {"files": len(log_files), **log_counts},
+            "songs": {"files": song_counts["records"] if found.folders else len(found.songs), **song_counts},
+            "logs": {"files": len(found.logs), **log_counts},
         },
         "tables": {
             name: {"rows": rows[name], "files": files, "bytes": size, "path": f"{settings.output}/{name}"}
@@ -2911,7 +2957,7 @@ def check_places(settings):
         bucket, key = bucket_and_key(settings.input)
         if not reader.list_objects_v2(Bucket=bucket, Prefix=f"{key}/" if key else "", MaxKeys=1).get("Contents"):
             raise UsageError(f"there is nothing in {settings.input}")
-    check_output(settings.input, settings.output, settings.report, s3)
+    check_output(settings.input, S3Output(settings.output, s3), settings.report)
     return aws, s3
 
 

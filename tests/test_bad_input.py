@@ -281,7 +281,7 @@ def test_an_output_and_an_input_in_each_other_are_refused(refused, small, here, 
 
 
 def test_the_output_may_lie_beside_the_input(small):
-    etl.check_output(str(small), str(small) + "put", None)
+    etl.check_output(str(small), etl.Output(str(small) + "put"))
 
 
 @pytest.mark.parametrize(

@@ -119,48 +119,48 @@ MOVES += ["the journal removed"]
 
 
 @pytest.mark.parametrize("point", MOVES)
-def test_killed_between_two_moves_the_next_run_has_all_five(spark, tmp_path, point):
+def test_killed_between_two_moves_the_next_run_has_all_five(tmp_path, point):
     output, staging = tmp_path / "lake", tmp_path / "lake/_staging" / RUN_ID
     write_tables(output, "old")
     write_tables(staging, "new")
-    assert killed_at(point, lambda: etl.Output(str(output), spark).publish(RUN_ID))
+    assert killed_at(point, lambda: etl.Output(str(output)).publish(RUN_ID))
     found = versions(output)
     assert list(found.values()).count(None) <= 1
     assert {"old", "new", None} >= set(found.values())
     if 0 < MOVES.index(point) < MOVES.index("users there"):  # recovering may be killed as well
-        assert killed_at("users there", lambda: etl.Output(str(output), spark).recover())
-    done = etl.Output(str(output), spark).recover()
+        assert killed_at("users there", lambda: etl.Output(str(output)).recover())
+    done = etl.Output(str(output)).recover()
     expected = "old" if point == "before the journal" else "new"
     assert versions(output) == dict.fromkeys(COLUMNS, expected)
     assert listing(output / "_rejected") == {f"{expected}.json": expected.encode()}
     assert done == (None if point in ("before the journal", "the journal removed") else RUN_ID)
-    assert etl.Output(str(output), spark).recover() is None
+    assert etl.Output(str(output)).recover() is None
 
 
-def test_a_journal_whose_staging_is_gone_moves_nothing(spark, tmp_path):
+def test_a_journal_whose_staging_is_gone_moves_nothing(tmp_path):
     write_tables(tmp_path / "lake", "old")
     (tmp_path / "lake" / etl.JOURNAL).write_text(json.dumps({"run_id": RUN_ID, "staged": dict.fromkeys(NAMES, True)}))
     before = listing(tmp_path)
     with pytest.raises(etl.JobError, match=f"{RUN_ID} is gone"):
-        etl.Output(str(tmp_path / "lake"), spark).recover()
+        etl.Output(str(tmp_path / "lake")).recover()
     assert listing(tmp_path) == before
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"run_id'])
-def test_a_damaged_journal_is_one_line_and_moves_nothing(spark, tmp_path, text):
+def test_a_damaged_journal_is_one_line_and_moves_nothing(tmp_path, text):
     write_tables(tmp_path / "lake", "old")
     (tmp_path / "lake" / etl.JOURNAL).write_text(text)
     before = listing(tmp_path)
     with pytest.raises(etl.JobError, match="is damaged"):
-        etl.Output(str(tmp_path / "lake"), spark).recover()
+        etl.Output(str(tmp_path / "lake")).recover()
     assert listing(tmp_path) == before
 
 
-def test_a_publishing_whose_lock_is_lost_between_two_moves_moves_no_more(spark, tmp_path):
-    output = etl.Output(str(tmp_path / "lake"), spark)
+def test_a_publishing_whose_lock_is_lost_between_two_moves_moves_no_more(tmp_path):
+    output = etl.Output(str(tmp_path / "lake"))
     write_tables(tmp_path / "lake", "old")
     write_tables(tmp_path / "lake/_staging" / RUN_ID, "new")
-    lock = etl.Lock(str(tmp_path / "lake"), "first")
+    lock = output.lock = etl.Lock(str(tmp_path / "lake"), "first")
     checks = []
 
     def check():
@@ -171,17 +171,18 @@ def test_a_publishing_whose_lock_is_lost_between_two_moves_moves_no_more(spark, 
 
     lock.check = check
     with lock, pytest.raises(etl.JobError, match="was taken over by run second"):
-        output.publish(RUN_ID, lock)
+        output.publish(RUN_ID)
     assert set(versions(tmp_path / "lake").values()) == {"old", "new"}
+    output.lock = None
     output.recover()
     assert versions(tmp_path / "lake") == dict.fromkeys(COLUMNS, "new")
 
 
-def test_a_move_never_goes_into_what_is_there(spark, tmp_path):
+def test_a_move_never_goes_into_what_is_there(tmp_path):
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
     with pytest.raises(etl.JobError, match="can't move"):
-        etl.Output(str(tmp_path), spark).move(str(tmp_path / "old"), str(tmp_path / "new"))
+        etl.Output(str(tmp_path)).move(str(tmp_path / "old"), str(tmp_path / "new"))
     assert sorted(listing(tmp_path)) == ["new", "old"]
 
 

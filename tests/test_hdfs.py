@@ -63,10 +63,10 @@ def test_killed_between_two_moves_the_next_run_has_all_five(hdfs, spark, tmp_pat
     write_tables(tmp_path / "old", "old")
     write_tables(tmp_path / "old/_staging" / RUN_ID, "new")
     put(spark, tmp_path / "old", output)
-    assert killed_at(point, lambda: etl.Output(output, spark).publish(RUN_ID))
+    assert killed_at(point, lambda: etl.HdfsOutput(output, spark).publish(RUN_ID))
     found = versions(fetched(spark, output, tmp_path / "between"))
     assert list(found.values()).count(None) <= 1
-    etl.Output(output, spark).recover()
+    etl.HdfsOutput(output, spark).recover()
     expected = "old" if point == "before the journal" else "new"
     assert versions(fetched(spark, output, tmp_path / "after")) == dict.fromkeys(COLUMNS, expected)
 

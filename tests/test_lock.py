@@ -245,6 +245,21 @@ def test_recover_on_s3_needs_neither_input_nor_spark(fast_endpoint, tmp_path, no
     assert contents(s3, "recover") == {"users/new.parquet": b"new"}
 
 
+def test_recover_on_this_machine_needs_neither_input_nor_spark(tmp_path, no_spark, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_id = "20260101T000000Z-00000000"
+    for name in ("users/old.parquet", f"_staging/{run_id}/users/new.parquet"):
+        (tmp_path / "lake" / name).parent.mkdir(parents=True)
+        (tmp_path / "lake" / name).write_text(name)
+    journal = {"run_id": run_id, "staged": {name: name == "users" for name in etl.STAGED}}
+    (tmp_path / "lake" / etl.JOURNAL).write_text(json.dumps(journal))
+    (tmp_path / "lake" / etl.LOCK).write_text(owner_of(os.getpid(), machine=["elsewhere"]))
+    for said in (run_id, "nothing to recover"):
+        assert etl.main(["--recover", "--output", "lake"]) == 0
+        assert said in capsys.readouterr().out
+        assert sorted(listing(tmp_path / "lake")) == ["users", "users/new.parquet"]
+
+
 def test_recover_of_an_output_without_a_journal_changes_nothing(tmp_path):
     (tmp_path / "lake/users").mkdir(parents=True)
     (tmp_path / "lake/users/a.parquet").write_text("a")
@@ -266,17 +281,17 @@ OLD = [run_id_of(7.01), run_id_of(400)]
 KEPT = [run_id_of(6.99), run_id_of(0), f"{OLD[0]}0", f"x{OLD[0]}", OLD[0][:-1], OLD[0].upper(), "theirs", "2020"]
 
 
-def test_staging_older_than_a_week_is_removed_and_nothing_else(spark, tmp_path):
+def test_staging_older_than_a_week_is_removed_and_nothing_else(tmp_path):
     for name in [*OLD, *KEPT]:
         (tmp_path / "lake/_staging" / name / "users").mkdir(parents=True)
         (tmp_path / "lake/_staging" / name / "users/a.parquet").write_text(name)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious/a").write_text("a")
     (tmp_path / "lake/_staging" / OLD[0] / "link").symlink_to(tmp_path / "precious")
-    assert etl.Output(str(tmp_path / "lake"), spark).discard_old() == sorted(OLD)
+    assert etl.Output(str(tmp_path / "lake")).discard_old() == sorted(OLD)
     assert sorted(path.name for path in (tmp_path / "lake/_staging").iterdir()) == sorted(KEPT)
     assert (tmp_path / "precious/a").read_text() == "a"
-    assert etl.Output(str(tmp_path / "nowhere"), spark).discard_old() == []
+    assert etl.Output(str(tmp_path / "nowhere")).discard_old() == []
 
 
 def test_staging_older_than_a_week_is_removed_on_s3(fast_endpoint):  # noqa: F811

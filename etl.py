@@ -871,9 +871,6 @@ def fetch(files, whole, aws=None, slowed=None, requests=REQUESTS):
     client = aws_client(aws, "s3") if files and is_s3(files[0].path) else None
     reader = S3Reader(client)
 
-    def decoded(content):
-        return content.decode("utf-8", "replace")
-
     def read(path):
         if client:
             with aws_calls(path, "s3:GetObject"):
@@ -893,23 +890,30 @@ def fetch(files, whole, aws=None, slowed=None, requests=REQUESTS):
     if reader.slowed and slowed:
         slowed.add(reader.slowed)
     for path in sorted({file.path for file in files if file.member}):
-        with aws_calls(path, "s3:GetObject"), open_zip(path, client) as archive:
-            members = {file.member for file in files if file.path == path}
-            # As they lie in the zip: it is read forwards, once.
-            for member in [entry.filename for entry in archive.infolist() if entry.filename in members]:
-                source = f"{path}!{member}"
-                try:
-                    with archive.open(member) as content:
-                        while piece := content.read(-1 if whole else SMALL_FILE):
-                            yield source, decoded(piece if whole else piece + content.readline())
-                        if whole and not content.tell():
-                            yield source, ""
-                except (
-                    *(zipfile.BadZipFile, zipfile.zlib.error, zipfile.lzma.LZMAError),
-                    *(OSError, EOFError, RuntimeError, ValueError),
-                ) as error:
-                    # What a task raises reaches the driver as text: the mark is how main finds the line again.
-                    raise UsageError(f"«can't read {source}: {error}; make the zip again»") from None
+        yield from fetch_members(path, {file.member for file in files if file.path == path}, whole, client)
+
+
+def fetch_members(path, members, whole, client=None):
+    """As fetch, of some members of a zip: as they lie in it, so that it is read forwards, once."""
+    with aws_calls(path, "s3:GetObject"), open_zip(path, client) as archive:
+        for member in [entry.filename for entry in archive.infolist() if entry.filename in members]:
+            source = f"{path}!{member}"
+            try:
+                with archive.open(member) as content:
+                    while piece := content.read(-1 if whole else SMALL_FILE):
+                        yield source, decoded(piece if whole else piece + content.readline())
+                    if whole and not content.tell():
+                        yield source, ""
+            except (
+                *(zipfile.BadZipFile, zipfile.zlib.error, zipfile.lzma.LZMAError),
+                *(OSError, EOFError, RuntimeError, ValueError),
+            ) as error:
+                # What a task raises reaches the driver as text: the mark is how main finds the line again.
+                raise UsageError(f"«can't read {source}: {error}; make the zip again»") from None
+
+
+def decoded(content):
+    return content.decode("utf-8", "replace")
 
 
 class Tally:
@@ -2147,16 +2151,18 @@ def read_settings(argv):
     emr.add_argument("--emr-stop", metavar="ID", help="end a cluster of EMR's")
     parser.add_argument("--version", action="version", version=f"etl.py {VERSION}")
     arguments = parser.parse_args(argv)
-    if arguments.bucket and arguments.output:
-        raise UsageError("--bucket and --output both name the place of the tables: give one")
-    if arguments.csv and arguments.query is None:
-        raise UsageError("--csv is how --query prints its answer: give a --query too")
-    if arguments.report and arguments.query is not None:
-        raise UsageError("--report is of a run, and --query does none: leave one of them out")
-    if arguments.recover and (arguments.query is not None or arguments.report):
-        raise UsageError("--recover only completes a publishing: leave --query and --report out")
-    if arguments.query is not None and (arguments.cluster is not None or arguments.emr_stop):
-        raise UsageError("--query asks on this machine: leave it or the --emr… out")
+    asks, on_emr = arguments.query is not None, arguments.cluster is not None or arguments.emr_stop
+    refused = {
+        "--bucket and --output both name the place of the tables: give one": arguments.bucket and arguments.output,
+        "--csv is how --query prints its answer: give a --query too": arguments.csv and not asks,
+        "--report is of a run, and --query does none: leave one of them out": arguments.report and asks,
+        "--recover only completes a publishing: leave --query and --report out": arguments.recover
+        and (asks or arguments.report),
+        "--query asks on this machine: leave it or the --emr… out": asks and on_emr,
+    }
+    for said, is_so in refused.items():
+        if is_so:
+            raise UsageError(said)
     config = read_config(arguments.config)
     bucket = f"s3://{arguments.bucket}" if arguments.bucket else None
     aws, emr = (
@@ -2707,6 +2713,24 @@ def audit_run(spark, staging, records, songs, logs, others=None):
     return rows, matched
 
 
+def stage_and_audit(spark, song_texts, log_texts, staging, most_songs, max_rejected, steps, small):
+    """Stage the five tables of the texts that two functions read, and audit them; raises JobError.
+
+    Returns the counts of the song records, those of the event records, {table: rows}, and the matched plays.
+    """
+    with steps("plan"):
+        songs, events = records_of(song_texts, log_texts, in_rows=small and is_local(spark))
+    others, staged = (None, None) if small else early_sums(spark, staging, steps)
+    options = {"max_rejected": max_rejected, "steps": steps, "staged": staged}
+    song_counts, log_counts = side_by_side(
+        lambda: process_song_data(spark, songs, staging, **options),
+        lambda: process_log_data(spark, events, songs, staging, **options, most_songs=most_songs),
+    )
+    with steps("audit"):
+        rows, matched = audit_run(spark, staging, (songs, events), song_counts, log_counts, others)
+    return song_counts, log_counts, rows, matched
+
+
 def run(settings, work, held):
     """The whole job: read, stage, audit, publish. Returns the report. Lock and session go on the stack held."""
     steps = Steps()
@@ -2749,19 +2773,13 @@ def run(settings, work, held):
                 steps.say(f"etl.py: completed the publishing of run {recovered}, which had been interrupted")
             for old in output.discard_old():
                 steps.say(f"etl.py: removed what run {old} had left in {output.place}/_staging")
-            with steps("plan"):
-                slowed = spark.sparkContext.accumulator(0)
-                song_texts = functools.partial(read_songs, spark, found.songs, aws, slowed, early_songs)
-                log_texts = functools.partial(read_lines, spark, found.logs, aws, slowed, early_logs)
-                songs, events = records_of(song_texts, log_texts, in_rows=small and local)
-            most = math.inf if found.folders else len(found.songs)
-            others, staged = (None, None) if small else early_sums(spark, staging, steps)
-            options = {"max_rejected": settings.max_rejected, "steps": steps, "staged": staged}
-            song_job = functools.partial(process_song_data, spark, songs, staging, **options)
-            log_job = functools.partial(process_log_data, spark, events, songs, staging, **options, most_songs=most)
-            song_counts, log_counts = side_by_side(song_job, log_job)
-            with steps("audit"):
-                rows, matched = audit_run(spark, staging, (songs, events), song_counts, log_counts, others)
+            slowed = spark.sparkContext.accumulator(0)
+            song_texts = functools.partial(read_songs, spark, found.songs, aws, slowed, early_songs)
+            log_texts = functools.partial(read_lines, spark, found.logs, aws, slowed, early_logs)
+            most_songs = math.inf if found.folders else len(found.songs)
+            song_counts, log_counts, rows, matched = stage_and_audit(
+                spark, song_texts, log_texts, staging, most_songs, settings.max_rejected, steps, small
+            )
             with steps("publish"):
                 if staging != output.staging(run_id):
                     output.upload(staging, run_id)

@@ -88,6 +88,20 @@ EVENT_FIELDS = {
 }
 
 
+# The fields of an event, and the columns of the records, as the tables name them.
+EVENT_KEYS = {"ts": "ts", "userId": "user_id", "sessionId": "session_id", "itemInSession": "item_in_session"}
+EVENT_VALUES = {
+    **{"level": "level", "location": "location", "userAgent": "user_agent", "song": "song", "artist": "artist"},
+    **{"length": "length", "firstName": "first_name", "lastName": "last_name", "gender": "gender"},
+}
+RECORD_FIELDS = dict.fromkeys(("reason", "source", "raw"), "string")
+EVENT_COLUMNS = {
+    "is_play": "boolean",
+    **dict.fromkeys(EVENT_KEYS.values(), "bigint"),
+    **{column: EVENT_FIELDS[name] for name, column in EVENT_VALUES.items()},
+}
+
+
 class Contract(NamedTuple):
     """What a written table looks like: its columns in order, its key, its partition columns."""
 
@@ -174,7 +188,7 @@ class JobError(Exception):
 # --- Records: from raw text to typed columns, or to the reason why not -----------------------------------------------
 # Expressions are SQL text, one call each: the same as Column objects costs 1,500 calls into Java, 2 s of a short run.
 
-TEXTS = StructType().add("source", "string").add("raw", "string")  # a file or a line, and the file it is from
+TEXTS = {"source": "string", "raw": "string"}  # a file or a line, and the file it is from
 JSON_OPTIONS = {
     "mode": "PERMISSIVE",
     "columnNameOfCorruptRecord": "_corrupt",
@@ -266,11 +280,12 @@ def event_records(raw):
     wrapped = """startswith(userAgent, '"') AND endswith(userAgent, '"') AND userAgent <> '"'"""
     inner = "cast(substring(cast(userAgent AS binary), 2, octet_length(userAgent) - 2) AS string)"
     bare = f"CASE WHEN {wrapped} THEN {inner} ELSE userAgent END"
-    values = {"user_agent": f"nullif({bare}, '')", "first_name": "firstName", "last_name": "lastName"}
+    values = {**EVENT_VALUES, f"nullif({bare}, '')": "user_agent"}
+    values.pop("userAgent")
     events = parsed(raw, EVENT_FIELDS).selectExpr(
         *["source", "raw", "broken", "page"],
         *[whole_number.format(name, column) for name, column in EVENT_KEYS.items()],
-        *[f"{values.get(name, name)} AS {name}" for name in PLAY_VALUES],
+        *[f"{value} AS {column}" for value, column in values.items()],
     )
     missing = " ".join(f"WHEN {column} IS NULL THEN 'no whole {name}'" for name, column in EVENT_KEYS.items())
     reason = f"""CASE WHEN broken THEN 'not one JSON object' WHEN page IS NULL THEN 'no page'
@@ -281,11 +296,10 @@ def event_records(raw):
 
 # --- The tables: one pure function each ------------------------------------------------------------------------------
 
-EVENT_KEYS = {"ts": "ts", "userId": "user_id", "sessionId": "session_id", "itemInSession": "item_in_session"}
 PLAY_KEY = list(EVENT_KEYS.values())
 PLAY_ID = "xxhash64(user_id, session_id, item_in_session, ts)"
 # What copies of one play may differ in, in the order that chooses among them; so for songs and artists below.
-PLAY_VALUES = ["level", "location", "user_agent", "song", "artist", "length", "first_name", "last_name", "gender"]
+PLAY_VALUES = list(EVENT_VALUES.values())
 ARTIST_VALUES = ["artist_name", "artist_location", "artist_latitude", "artist_longitude"]
 SONG_VALUES = ["title", "artist_id", "year", "duration", *ARTIST_VALUES]
 
@@ -926,21 +940,129 @@ class Tally:
 
 
 def fetch_early(songs, logs, aws, slowed):
-    """(a future of what fetch gives of the songs, one of the small logs), begun before Spark has started.
+    """(a future of what fetch gives of the songs, one of the small logs), each with the Plain records of them or None.
 
-    None instead where the executors are to read them: on a cluster, or because they are many.
+    They are begun before Spark has started. None instead where the executors are to read them: on a cluster, or because
+    they are many.
     """
-    logs = [file for file in logs if not is_large(file)]
+    small = [file for file in logs if not is_large(file)]
+
+    def read(files, whole, plain):
+        # Half as many requests at once for each kind: Java starts on the same cores.
+        texts = list(fetch(files, whole, aws, slowed, REQUESTS // 2))
+        return texts, plain(texts) if whole or small == logs else None
+
     pool = ThreadPoolExecutor(2)
     futures = [
-        # Half as many requests at once for each kind: Java starts on the same cores.
-        pool.submit(lambda files, whole: list(fetch(files, whole, aws, slowed, REQUESTS // 2)), files, whole)
+        pool.submit(read, files, whole, plain)
         if files and is_few(files) and "PYSPARK_GATEWAY_PORT" not in os.environ
         else None
-        for files, whole in ((songs, True), (logs, False))
+        for files, whole, plain in ((songs, True, plain_songs), (small, False, plain_events))
     ]
     pool.shutdown(wait=False)
     return futures
+
+
+class Plain(NamedTuple):
+    """A few records as the rows of song_records or event_records, and their groups: see process_…_data.
+
+    In a run of seconds Java's first steps with from_json, and with the rules of the records, take two of them; Python
+    reads the same records while Java starts. It knows fewer rules, and no second reading of any: a record is plain only
+    if it is used and nothing in it is unusual. Where one isn't plain, Spark reads them all.
+    """
+
+    columns: dict
+    rows: list
+    groups: list
+
+
+def plain_songs(texts):
+    """The Plain records of song files, (source, text) each, or None."""
+    rows = []
+    with contextlib.suppress(ValueError, RecursionError):
+        for _, text in texts:
+            song = plain_values(text, SONG_FIELDS)
+            if not (song["song_id"] and song["artist_id"] and song["title"]):
+                return None
+            rows.append((None, None, None, *song.values()))
+        years = collections.Counter(row[-1] or 0 for row in rows)
+        return Plain({**RECORD_FIELDS, **SONG_FIELDS}, rows, [(True, year, number) for year, number in years.items()])
+
+
+def plain_events(texts):
+    """The Plain records of logs, (source, text of whole lines) each, or None."""
+    rows, months = [], collections.Counter()
+    with contextlib.suppress(ValueError, RecursionError):
+        for line in (line for _, text in texts for line in text.split("\n")):
+            if not line.strip(" \t\r"):
+                continue
+            event = plain_values(line, EVENT_FIELDS)
+            keys = [plain_key(event[name]) for name in EVENT_KEYS]
+            is_play = event["page"] == "NextSong"
+            if not event["page"] or len(rows) == FEW_ROWS or (is_play and (None in keys or keys[0] >= LAST_MS)):
+                return None
+            agent = event["userAgent"]
+            if agent and len(agent) > 1 and agent[0] == agent[-1] == '"':
+                event["userAgent"] = agent[1:-1] or None
+            rows.append((None, None, None, is_play, *keys, *[event[name] for name in EVENT_VALUES]))
+            moment = time.gmtime(keys[0] // 1000) if is_play else None
+            months[moment and moment.tm_year * 12 + moment.tm_mon] += 1
+        # The exclusive or of their ids is asked for above FEW_ROWS only.
+        groups = [(True, month, number, 0) for month, number in months.items()]
+        return Plain({**RECORD_FIELDS, **EVENT_COLUMNS}, rows, groups) if rows else None
+
+
+def plain_key(text):
+    """A key of an event as a number, or None; raises ValueError for what isn't plain."""
+    if text is None:
+        return None
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else not_plain(text)
+
+
+def plain_values(text, fields):
+    """{field: value} of the JSON object that a text is, '' as None; raises ValueError for what isn't plain."""
+    if "\\u" in text and "\\ud" in text.lower():  # perhaps half a character
+        not_plain(text)
+    record, values = PLAIN_JSON.decode(text), {}
+    if not isinstance(record, dict):
+        not_plain(text)
+    for name, kind in fields.items():
+        value = record.get(name)
+        if value == "" and kind == "string":
+            value = None
+        if value is not None:
+            if name in EVENT_KEYS and type(value) is int:
+                value = str(value)
+            if type(value) not in PLAIN_TYPES[kind] or (kind == "int" and abs(value) >= 1 << 31):
+                not_plain(text)
+            if kind == "double":
+                value = float(value)
+        values[name] = value
+    return values
+
+
+def not_plain(text):
+    raise ValueError(f"not plain: {text}")
+
+
+def _plain_object(pairs):
+    record = dict(pairs)
+    nested = any(isinstance(value, (dict, list)) for value in record.values())
+    return not_plain(pairs) if nested or len(record) < len(pairs) else record
+
+
+def _plain_int(text):
+    return not_plain(text) if len(text) > 18 else int(text)
+
+
+def _plain_float(text):
+    return not_plain(text) if len(text) > 30 or math.isinf(float(text)) else float(text)
+
+
+PLAIN_TYPES = {"string": (str,), "int": (int,), "double": (int, float)}
+PLAIN_JSON = json.JSONDecoder(
+    object_pairs_hook=_plain_object, parse_int=_plain_int, parse_float=_plain_float, parse_constant=not_plain
+)
 
 
 def is_few(files):
@@ -951,7 +1073,7 @@ def is_few(files):
 def read_small(spark, files, whole=True, aws=None, slowed=None, early=None):
     """(source, text) of many small files or zip members, fetched by threads inside a few tasks.
 
-    early: a future of what fetch gives, where it is done already.
+    early: what fetch gives, where it is done already.
 
     Spark's own reader takes a listing and an open for each file, one after the other: three times slower, on S3 ten
     times and more. It is used on HDFS, and where the executors lack boto3: files are on S3, and aws is None.
@@ -959,25 +1081,30 @@ def read_small(spark, files, whole=True, aws=None, slowed=None, early=None):
     if is_hdfs(files[0].path) or (aws is None and is_s3(files[0].path)):
         return read_by_spark(spark, files, whole)
     cores = spark.sparkContext.defaultParallelism
-    opening = 0 if early else 64 << 10  # costs about as much as reading so many bytes
+    opening = 64 << 10 if early is None else 0  # costs about as much as reading so many bytes
     weight = sum(file.size + opening for file in files)
     tasks = min(len(files), max(cores if weight > SMALL_FILE // 2 else 1, min(4 * cores, weight >> 23)))
     shares = [files[number::tasks] for number in range(tasks)]
     if aws and any(file.member for file in files):  # neighbours in the zip, so that few bytes are asked for twice
         shares = [files[len(files) * number // tasks : len(files) * (number + 1) // tasks] for number in range(tasks)]
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the executors have no etl module
-    if early or (is_few(files) and is_local(spark)):
-        return without_workers(spark, early.result() if early else list(fetch(files, whole, aws, slowed)), tasks)
+    if early is None and is_few(files) and is_local(spark):
+        early = list(fetch(files, whole, aws, slowed))
+    if early is not None:
+        return without_workers(spark, early, tasks)
     texts = spark.sparkContext.parallelize(shares, tasks).flatMap(lambda share: fetch(share, whole, aws, slowed))
-    return spark.createDataFrame(texts, TEXTS, verifySchema=False)
+    return spark.createDataFrame(texts, ", ".join(map(" ".join, TEXTS.items())), verifySchema=False)
 
 
-def without_workers(spark, texts, tasks):
-    """(source, text) of what the driver holds. createDataFrame would start Python workers, which takes a second."""
-    pickled = spark.sparkContext.parallelize(texts, tasks)._jrdd
+def without_workers(spark, rows, tasks, columns=TEXTS):
+    """Rows that the driver holds, with columns. createDataFrame would start Python workers, which takes a second."""
+    schema = StructType()
+    for name, kind in columns.items():
+        schema.add(name, {"int": "integer", "bigint": "long"}.get(kind, kind))
+    pickled = spark.sparkContext.parallelize(rows, tasks)._jrdd
     serde = spark._jvm.SerDeUtil
     rows = serde.toJavaArray(serde.pythonToJava(pickled, True)).rdd()
-    return DataFrame(spark._jsparkSession.applySchemaToPythonRDD(rows, TEXTS.json()), spark)
+    return DataFrame(spark._jsparkSession.applySchemaToPythonRDD(rows, schema.json()), spark)
 
 
 def read_by_spark(spark, files, whole):
@@ -1370,15 +1497,17 @@ def stage_rejected(records, kind, rejected, total, limit, staging):
         )
 
 
-def process_song_data(spark, records, staging, max_rejected=1.0, steps=None, staged=None):
+def process_song_data(spark, records, staging, max_rejected=1.0, steps=None, staged=None, groups=None):
     """Stage songs, artists and the rejected songs from song_records, which should be cached.
 
-    staged is called with the name of each table that is. Returns the counts {"records", "duplicates", "rejected"},
+    staged is called with the name of each table that is. groups: [(whether they are usable, year or 0, number of such
+    records)], where they are known already. Returns the counts {"records", "duplicates", "rejected"},
     duplicates still 0. Raises JobError.
     """
     steps = steps or Steps()
     with steps("read songs"):
-        groups = records.groupBy(F.expr("reason IS NULL"), F.expr("coalesce(year, 0)")).count().collect()
+        if groups is None:
+            groups = records.groupBy(F.expr("reason IS NULL"), F.expr("coalesce(year, 0)")).count().collect()
     years = {year: count for usable, year, count in groups if usable}
     total = sum(count for _, _, count in groups)
     rejected = total - sum(years.values())
@@ -1399,19 +1528,21 @@ def process_song_data(spark, records, staging, max_rejected=1.0, steps=None, sta
 
 
 def process_log_data(
-    spark, records, songs, staging, max_rejected=1.0, steps=None, staged=None, most_songs=BROADCAST_ROWS
+    spark, records, songs, staging, max_rejected=1.0, steps=None, staged=None, groups=None, most_songs=BROADCAST_ROWS
 ):
     """Stage songplays, users, time and the rejected events from event_records, which should be cached.
 
-    songs: song_records, most_songs of them at most; staged: as in process_song_data. Returns the counts {"records",
-    "plays", "duplicates", "not_plays", "rejected"}; plays are still with duplicates; and ids, the exclusive or of their
-    songplay_ids. Raises JobError.
+    songs: song_records, most_songs of them at most; staged: as in process_song_data; groups: [(whether they are usable,
+    year * 12 + month of plays or None, number, exclusive or of their songplay_ids)], where they are known already.
+    Returns the counts {"records", "plays", "duplicates", "not_plays", "rejected"}; plays are still with duplicates; and
+    ids, the exclusive or of their songplay_ids. Raises JobError.
     """
     steps = steps or Steps()
     with steps("read logs"):
         month = "CASE WHEN is_play THEN year(timestamp_millis(ts)) * 12 + month(timestamp_millis(ts)) END"
         counts = F.expr("count(1)"), F.expr(f"bit_xor({PLAY_ID})")
-        groups = records.groupBy(F.expr("reason IS NULL"), F.expr(month)).agg(*counts).collect()
+        if groups is None:
+            groups = records.groupBy(F.expr("reason IS NULL"), F.expr(month)).agg(*counts).collect()
     months = {month: number for _, month, number, _ in groups if month is not None}
     ids = functools.reduce(operator.xor, (ids for _, month, _, ids in groups if month is not None), 0)
     rejected = sum(number for usable, _, number, _ in groups if not usable)
@@ -2676,16 +2807,17 @@ def recover_only(settings, work):
     return f"nothing to recover: no publishing in {output.place} was interrupted"
 
 
-def records_of(song_texts, log_texts, in_rows):
-    """(song_records, event_records) of the texts that two functions read, kept for all the jobs that ask them.
+def records_of(spark, read, judge, files, aws, slowed, early, in_rows):
+    """(song_records or event_records, which is what judge gives, of some files, their groups or None if not known yet).
 
-    in_rows: as rows. A few in one process aren't worth the code that a cache of columns compiles for itself.
+    They are kept for all the jobs that ask them; in_rows: as rows. A few in one process aren't worth the code that a
+    cache of columns compiles for itself.
     """
-
-    def kept(records):
-        return records.localCheckpoint(False) if in_rows else records.persist(StorageLevel.MEMORY_AND_DISK)
-
-    return side_by_side(lambda: kept(song_records(song_texts())), lambda: kept(event_records(log_texts())))
+    texts, plain = early.result() if early else (None, None)
+    if plain:
+        return without_workers(spark, plain.rows, 1, plain.columns), plain.groups
+    records = judge(read(spark, files, aws, slowed, texts))
+    return records.localCheckpoint(False) if in_rows else records.persist(StorageLevel.MEMORY_AND_DISK), None
 
 
 def audit_run(spark, staging, records, songs, logs, others=None):
@@ -2713,18 +2845,18 @@ def audit_run(spark, staging, records, songs, logs, others=None):
     return rows, matched
 
 
-def stage_and_audit(spark, song_texts, log_texts, staging, most_songs, max_rejected, steps, small):
-    """Stage the five tables of the texts that two functions read, and audit them; raises JobError.
+def stage_and_audit(spark, song_source, log_source, staging, most_songs, max_rejected, steps, small):
+    """Stage the five tables of two functions that give records as records_of does, and audit them; raises JobError.
 
     Returns the counts of the song records, those of the event records, {table: rows}, and the matched plays.
     """
     with steps("plan"):
-        songs, events = records_of(song_texts, log_texts, in_rows=small and is_local(spark))
+        (songs, song_groups), (events, log_groups) = side_by_side(song_source, log_source)
     others, staged = (None, None) if small else early_sums(spark, staging, steps)
     options = {"max_rejected": max_rejected, "steps": steps, "staged": staged}
     song_counts, log_counts = side_by_side(
-        lambda: process_song_data(spark, songs, staging, **options),
-        lambda: process_log_data(spark, events, songs, staging, **options, most_songs=most_songs),
+        lambda: process_song_data(spark, songs, staging, **options, groups=song_groups),
+        lambda: process_log_data(spark, events, songs, staging, **options, groups=log_groups, most_songs=most_songs),
     )
     with steps("audit"):
         rows, matched = audit_run(spark, staging, (songs, events), song_counts, log_counts, others)
@@ -2774,11 +2906,12 @@ def run(settings, work, held):
             for old in output.discard_old():
                 steps.say(f"etl.py: removed what run {old} had left in {output.place}/_staging")
             slowed = spark.sparkContext.accumulator(0)
-            song_texts = functools.partial(read_songs, spark, found.songs, aws, slowed, early_songs)
-            log_texts = functools.partial(read_lines, spark, found.logs, aws, slowed, early_logs)
+            kept = functools.partial(records_of, spark, aws=aws, slowed=slowed, in_rows=small and local)
+            song_source = functools.partial(kept, read_songs, song_records, found.songs, early=early_songs)
+            log_source = functools.partial(kept, read_lines, event_records, found.logs, early=early_logs)
             most_songs = math.inf if found.folders else len(found.songs)
             song_counts, log_counts, rows, matched = stage_and_audit(
-                spark, song_texts, log_texts, staging, most_songs, settings.max_rejected, steps, small
+                spark, song_source, log_source, staging, most_songs, settings.max_rejected, steps, small
             )
             with steps("publish"):
                 if staging != output.staging(run_id):

@@ -5,13 +5,17 @@ A run takes seconds, so that an example is a whole folder: some hundred generate
 
 import json
 import os
+import random
 import re
+import time
 import zipfile
+from collections import Counter
 
 import pytest
-from dirty import BASE_EVENT, BASE_SONG, dump, event, song, write_input
+from dirty import BASE_EVENT, BASE_SONG, EVENT_KINDS, SONG_KINDS, dump, dump_raw, event, song, write_input
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from tables import ROOT
 
 import etl
 
@@ -136,6 +140,105 @@ def test_empty_files_and_half_surrogates(balanced, tmp_path):
         (source / f"log_data/empty-{number}.json").write_bytes(b"\r\n"[:number])
     counts = balanced(source, 3, 1)
     assert counts["songs"]["rejected"] >= 2
+
+
+# ---- Plain records: read by Python instead ----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def both(spark, tmp_path_factory):
+    """How many of some lines, or song files, are plain; their rows must be those that Spark makes, none rejected."""
+
+    def count(contents, plain, read, judge, name):
+        folder = tmp_path_factory.mktemp("plain")
+        for number, content in enumerate(contents):
+            (folder / name.format(number)).write_bytes(content)
+        files = [etl.File(str(path), None, path.stat().st_size) for path in sorted(folder.iterdir())]
+        found = judge(read(spark, files)).coalesce(1).collect()
+        lines = [line for content in contents for line in (not_blank(content) if read is etl.read_lines else [content])]
+        assert len(found) == len(lines)
+        texts = [line if isinstance(line, str) else line.decode("utf-8", "replace") for line in lines]
+        rows = [(plain([("", text)]), row) for text, row in zip(texts, found)]
+        for (read_here, row), text in zip(rows, texts):
+            if read_here:
+                # As text: -0.0 is not 0.0, and 1 not 1.0.
+                assert (repr(read_here.rows), list(read_here.columns)) == (repr([tuple(row)]), row.__fields__), text
+        return sum(read_here is not None for read_here, _ in rows)
+
+    def count_both(events, songs):
+        logs = count([b"\n".join(events)], etl.plain_events, etl.read_lines, etl.event_records, "a.json")
+        return logs, count(songs, etl.plain_songs, etl.read_songs, etl.song_records, "{:04}.json")
+
+    return count_both
+
+
+@settings(
+    max_examples=6, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
+@given(EVENTS, SONGS)
+def test_what_python_reads_of_generated_records_is_what_spark_reads(both, events, songs):
+    both(events, songs)
+
+
+def test_what_python_reads_of_every_kind_is_what_spark_reads(both):
+    rng = random.Random(5)
+    events, songs = (
+        [make(base, rng).replace(b"\n", b" ") for kinds in every.values() for make in kinds.values()]
+        for every, base in ((EVENT_KINDS, BASE_EVENT), (SONG_KINDS, BASE_SONG))
+    )
+    numbers = (
+        "-0",
+        "-0.0",
+        "1e5",
+        "1e-400",
+        "4.9e-324",
+        "9007199254740993",
+        "1" * 18,
+        "1" * 19,
+        f"0.{'123456789' * 4}",
+    )
+    for records, base in ((events, BASE_EVENT), (songs, BASE_SONG)):
+        records += [dump_raw(base, name, number) for name in base for number in numbers]
+    plain_events, plain_songs = both(events, songs)
+    assert len(events) / 5 < plain_events < len(events) / 2
+    assert len(songs) / 5 < plain_songs < len(songs) / 2
+
+
+def test_the_sample_is_plain_and_counted_as_spark_counts(spark):
+    place = str(ROOT / "data")
+    for kind, plain, read, judge in (
+        ("song", etl.plain_songs, etl.read_songs, etl.song_records),
+        ("log", etl.plain_events, etl.read_lines, etl.event_records),
+    ):
+        files = etl.find_files(place, kind)
+        found = plain(etl.fetch(files, kind == "song"))
+        rows = judge(read(spark, files)).collect()
+        assert sorted(map(repr, found.rows)) == sorted(repr(tuple(row)) for row in rows)
+        months = Counter(
+            (row.year or 0)
+            if kind == "song"
+            else (time.gmtime(row.ts / 1000)[0] * 12 + time.gmtime(row.ts / 1000)[1] if row.is_play else None)
+            for row in rows
+        )
+        assert Counter({group: number for _, group, number, *_ in found.groups}) == months
+        assert all(usable for usable, *_ in found.groups)
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", "x", '{"page": "Home", "ts": []}', '{"page": "Home", "page": "Home"}', "[" * 9999]
+)
+def test_one_record_that_is_not_plain_leaves_all_to_spark(line):
+    texts = [("a", json.dumps(event()))]
+    assert len(etl.plain_events(texts).rows) == 1
+    assert etl.plain_events([*texts, ("b", line)]) is None
+    assert etl.plain_songs([("a", json.dumps(song())), ("b", line)]) is None
+
+
+def test_more_records_than_a_few_are_left_to_spark(monkeypatch):
+    monkeypatch.setattr(etl, "FEW_ROWS", 3)
+    texts = [("a", (json.dumps(event()) + "\n") * 3)]
+    assert len(etl.plain_events(texts).rows) == 3
+    assert etl.plain_events(texts * 2) is None
 
 
 # ---- Zips that mean harm ---------------------------------------------------------------------------------

@@ -446,9 +446,8 @@ def test_what_fails_after_the_publishing_says_that_the_tables_are_there(tmp_path
     assert "No space left on device; the tables are published\n" in process.stderr
     assert json.loads((tmp_path / "new/report.json").read_text())["tables"]["songplays"]["rows"] == 1
     assert sorted(path.name for path in (tmp_path / "lake").iterdir()) == sorted(COLUMNS)
-    assert (
-        subprocess.run(["bash", "-c", "set -o pipefail; " + shlex.join(words) + " | true"], **options).returncode == 0
-    )
+    pipe = f"set -o pipefail; {shlex.join(words)} | true"
+    assert subprocess.run(["bash", "-c", pipe], **options).returncode == 0
 
 
 def processes_of(session):

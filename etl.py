@@ -965,7 +965,7 @@ def fetch_early(songs, logs, aws, slowed):
 
 
 class Plain(NamedTuple):
-    """A few records as the rows of song_records or event_records, and their groups: see process_…_data.
+    """A few records as the rows of song_records or event_records, their groups (see process_…_data) and their keys.
 
     In a run of seconds Java's first steps with from_json, and with the rules of the records, take two of them; Python
     reads the same records while Java starts. It knows only the usual ones: a record that may be rejected, or in which
@@ -976,24 +976,28 @@ class Plain(NamedTuple):
     columns: dict
     rows: list
     groups: list
+    keys: dict  # {source in REFERENCES: {table: keys of it that these records refer to}}
 
 
 def plain_songs(texts):
     """The Plain records of song files, (source, text) each, or None."""
-    rows = []
+    songs = []
     with contextlib.suppress(ValueError, RecursionError):
         for _, text in texts:
             song = plain_values(text, SONG_FIELDS)
             if not (song["song_id"] and song["artist_id"] and song["title"]):
                 return None
-            rows.append((None, None, None, *song.values()))
-        years = collections.Counter(row[-1] or 0 for row in rows)
-        return Plain({**RECORD_FIELDS, **SONG_FIELDS}, rows, [(True, year, number) for year, number in years.items()])
+            songs.append(song)
+        years = collections.Counter(song["year"] or 0 for song in songs)
+        groups = [(True, year, number) for year, number in years.items()]
+        keys = {table: [song[TABLES[table].key] for song in songs] for table in ("songs", "artists")}
+        rows = [(None, None, None, *song.values()) for song in songs]
+        return Plain({**RECORD_FIELDS, **SONG_FIELDS}, rows, groups, {"song records": keys})
 
 
 def plain_events(texts):
     """The Plain records of logs, (source, text of whole lines) each, or None."""
-    rows, months = [], collections.Counter()
+    rows, ids = [], collections.defaultdict(list)  # of the plays of a month; None for what is no play
     with contextlib.suppress(ValueError, RecursionError):
         for line in (line for _, text in texts for line in text.split("\n")):
             if not line.strip(" \t\r"):
@@ -1008,10 +1012,25 @@ def plain_events(texts):
                 event["userAgent"] = agent[1:-1] or None
             rows.append((None, None, None, is_play, *keys, *[event[name] for name in EVENT_VALUES]))
             moment = time.gmtime(keys[0] // 1000) if is_play else None
-            months[moment and moment.tm_year * 12 + moment.tm_mon] += 1
-        # The exclusive or of their ids is asked for above FEW_ROWS only.
-        groups = [(True, month, number, 0) for month, number in months.items()]
-        return Plain({**RECORD_FIELDS, **EVENT_COLUMNS}, rows, groups) if rows else None
+            ids[moment and moment.tm_year * 12 + moment.tm_mon].append(xxhash64(*keys[1:], keys[0]) if is_play else 0)
+        groups = [(True, month, len(its), functools.reduce(operator.xor, its)) for month, its in ids.items()]
+        keys = {"plays": {"songplays": [play for month, its in ids.items() if month for play in its]}}
+        return Plain({**RECORD_FIELDS, **EVENT_COLUMNS}, rows, groups, keys) if rows else None
+
+
+def xxhash64(*numbers):
+    """Spark's hash of bigints: XXH64 of 8 bytes each, seeded with the hash of those before, 42 at first; signed."""
+    mask, primes = 2**64 - 1, (0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x85EBCA77C2B2AE63)
+    mixed = 42
+    for number in numbers:
+        word = (number & mask) * primes[1] & mask
+        mixed = mixed + 0x27D4EB2F165667C5 + 8 & mask
+        mixed ^= (word << 31 | word >> 33) * primes[0] & mask
+        mixed = (mixed << 27 | mixed >> 37) * primes[0] + primes[3] & mask
+        mixed = (mixed ^ mixed >> 33) * primes[1] & mask
+        mixed = (mixed ^ mixed >> 29) * primes[2] & mask
+        mixed ^= mixed >> 32
+    return mixed - (mixed >> 63 << 64)
 
 
 def plain_key(text):
@@ -1609,20 +1628,20 @@ MISPLACED = {
 }
 
 
-def audit(spark, staging, songs, events, most, ids, others=None):
+def audit(spark, staging, songs, events, most, ids, others=None, known=None):
     """Check what was staged against what it was made of; returns {table: rows} and the matched plays.
 
     No key is null or there twice, and the keys are those that REFERENCES has, no fewer and no more: so each play has
     its row in songplays, each song record its song and its artist, and each user_id, start_time, song_id and artist_id
     of songplays resolves. year and month are those of start_time. (Columns and types are checked when they are staged.)
     songs, events: song_records and event_records; most: no table has more rows; ids: the number of plays, and their ids
-    as in process_log_data; others: the sums_of_others, where they are taken already. Raises JobError with the table,
-    the rule and an example.
+    as in process_log_data; others: the sums_of_others, where they are taken already; known: the keys of Plain records.
+    Raises JobError with the table, the rule and an example.
     """
     plays = events.where("is_play").selectExpr(f"{PLAY_ID} AS songplay_id")
     records = {"plays": plays, "song records": songs.where("reason IS NULL").select("song_id", "artist_id")}
     if most <= FEW_ROWS:
-        rows, matched, wrong = compare_few(spark, staging, records)
+        rows, matched, wrong = compare_few(spark, staging, records, known or {})
     else:
         rows, matched, wrong = compare_many(spark, staging, records, most, ids, others)
     for name in wrong:
@@ -1637,39 +1656,47 @@ def audit(spark, staging, songs, events, most, ids, others=None):
     return rows, matched
 
 
-def compare_few(spark, staging, records):
+def compare_few(spark, staging, records, known):
     """({table: rows}, matched plays, [tables that break a rule]), by Python, of lists of all keys.
 
-    With few rows it is queries that cost, and the opening of files: here one query reads each file once.
+    With few rows it is queries that cost, and the opening of files: here one query reads each file once. known: keys of
+    records that needn't be asked for, as in Plain.
     """
 
-    def keys(rows, source, held, misplaced="false"):
+    def keys(rows, source, held):
         columns = [f"{TABLES[name].key if name in held else 'NULL'} AS {name}" for name in TABLES]
-        return rows.selectExpr(f"{source} AS source", *columns, f"{misplaced} AS misplaced")
+        return rows.selectExpr(f"{source} AS source", *columns)
 
     columns = "songplay_id bigint, user_id bigint, song_id string, artist_id string, start_time timestamp"
     folders = [_literal(f"{staging}/{name}") for name in TABLES]
     files = spark.read.schema(columns).option("recursiveFileLookup", "true").parquet(*folders)
-    path, run = "_metadata.file_path", staging.rsplit("/", 1)[-1]
-    month = "concat('/year=', year(start_time), '/month=', month(start_time), '/')"
-    table = f"substring_index(substring_index({path}, '/{run}/', -1), '/', 1)"
-    rows = [keys(files, table, TABLES, f"NOT contains({path}, {month})")]
-    for source, more in records.items():
+    asked = {source: rows for source, rows in records.items() if source not in known}
+    rows = [keys(files, "_metadata.file_path", TABLES)]
+    for source, more in asked.items():
         rows.append(keys(more, f"'{source}'", [name for name in TABLES if source in REFERENCES[name]]))
-    counts = ["count(1) AS rows", "count_if(misplaced) AS misplaced"]
     # A moment as a number, which Python doesn't take for one of the machine's zone.
     values = {name: f"unix_micros({name})" if name == "time" else name for name in TABLES}
-    lists = [f"collect_list({value}) AS {name}" for name, value in values.items()]
-    found = union(rows).groupBy("source").agg(*map(F.expr, [*counts, *lists])).collect()
-    held = {source: {"rows": 0, "misplaced": 0, **dict.fromkeys(TABLES, ())} for source in [*TABLES, *records]}
-    held.update((row.source, row.asDict()) for row in found)
+    lists = [F.expr(f"collect_list({value}) AS {name}") for name, value in values.items()]
+    rows = union(rows) if asked else rows[0].coalesce(1)  # without a shuffle
+    held = {source: {name: [] for name in TABLES} for source in [*TABLES, *records]}
+    for source in known:
+        held[source].update(known[source])
+    number, misplaced = dict.fromkeys(held, 0), set()
+    for row in rows.groupBy("source").agg(F.expr("count(1) AS rows"), *lists).collect():
+        source, *folders = row.source.rpartition(f"/{staging.rsplit('/', 1)[-1]}/")[2].split("/")
+        number[source] += row.rows
+        for name in TABLES:
+            held[source][name] += row[name]
+        if source in TABLES and "month" in TABLES[source].partitions and row.time:
+            first, last = (time.gmtime(moment // 1_000_000) for moment in (min(row.time), max(row.time)))
+            months = {f"year={moment.tm_year}/month={moment.tm_mon}" for moment in (first, last)}
+            misplaced |= {source} if months != {"/".join(folders[:-1])} else set()
 
     def is_wrong(name):
         own, referred = held[name][name], {key for source in REFERENCES[name] for key in held[source][name]}
-        return not held[name]["rows"] == len(own) == len(referred) or set(own) != referred or held[name]["misplaced"]
+        return not number[name] == len(own) == len(referred) or set(own) != referred or name in misplaced
 
-    rows = {name: held[name]["rows"] for name in TABLES}
-    return rows, len(held["songplays"]["songs"]), list(filter(is_wrong, TABLES))
+    return {name: number[name] for name in TABLES}, len(held["songplays"]["songs"]), list(filter(is_wrong, TABLES))
 
 
 def hashed(name):
@@ -2811,26 +2838,26 @@ def recover_only(settings, work):
 
 
 def records_of(spark, read, judge, files, aws, slowed, early, in_rows):
-    """(song_records or event_records, which is what judge gives, of some files, their groups or None if not known yet).
+    """(song_records or event_records, which is what judge gives, of some files; the Plain ones that they are, or None).
 
     They are kept for all the jobs that ask them; in_rows: as rows. A few in one process aren't worth the code that a
     cache of columns compiles for itself.
     """
     texts, plain = early.result() if early else (None, None)
     if plain:
-        return without_workers(spark, plain.rows, 1, plain.columns), plain.groups
+        return without_workers(spark, plain.rows, 1, plain.columns), plain
     records = judge(read(spark, files, aws, slowed, texts))
     return records.localCheckpoint(False) if in_rows else records.persist(StorageLevel.MEMORY_AND_DISK), None
 
 
-def audit_run(spark, staging, records, songs, logs, others=None):
-    """Audit what was staged, and complete the counts of the two kinds of records with it; others: see audit.
+def audit_run(spark, staging, records, songs, logs, others=None, known=None):
+    """Audit what was staged, and complete the counts of the two kinds of records with it; others, known: see audit.
 
     Raises JobError also unless every record is used, a duplicate, no play or rejected: no duplicates can be negative,
     and what was rejected lies in _rejected.
     """
     most, ids = max(songs["records"], logs["plays"]), [logs["plays"], logs.pop("ids")]
-    rows, matched = audit(spark, staging, *records, most, ids, others)
+    rows, matched = audit(spark, staging, *records, most, ids, others, known)
     songs["duplicates"] = songs["records"] - songs["rejected"] - rows["songs"]
     logs["duplicates"] = logs["plays"] - rows["songplays"]
     logs["plays"] = rows["songplays"]
@@ -2854,15 +2881,17 @@ def stage_and_audit(spark, song_source, log_source, staging, most_songs, max_rej
     Returns the counts of the song records, those of the event records, {table: rows}, and the matched plays.
     """
     with steps("plan"):
-        (songs, song_groups), (events, log_groups) = side_by_side(song_source, log_source)
+        (songs, in_songs), (events, in_logs) = side_by_side(song_source, log_source)
     others, staged = (None, None) if small else early_sums(spark, staging, steps)
     options = {"max_rejected": max_rejected, "steps": steps, "staged": staged}
+    song_groups, log_groups = (plain and plain.groups for plain in (in_songs, in_logs))
     song_counts, log_counts = side_by_side(
         lambda: process_song_data(spark, songs, staging, **options, groups=song_groups),
         lambda: process_log_data(spark, events, songs, staging, **options, groups=log_groups, most_songs=most_songs),
     )
+    known = {source: keys for plain in (in_songs, in_logs) if plain for source, keys in plain.keys.items()}
     with steps("audit"):
-        rows, matched = audit_run(spark, staging, (songs, events), song_counts, log_counts, others)
+        rows, matched = audit_run(spark, staging, (songs, events), song_counts, log_counts, others, known)
     return song_counts, log_counts, rows, matched
 
 

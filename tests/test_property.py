@@ -3,11 +3,12 @@
 A run takes seconds, so that an example is a whole folder: some hundred generated lines and catalogue files.
 """
 
+import functools
 import json
+import operator
 import os
 import random
 import re
-import time
 import zipfile
 from collections import Counter
 
@@ -206,22 +207,33 @@ def test_what_python_reads_of_every_kind_is_what_spark_reads(both):
 
 def test_the_sample_is_plain_and_counted_as_spark_counts(spark):
     place = str(ROOT / "data")
-    for kind, plain, read, judge in (
-        ("song", etl.plain_songs, etl.read_songs, etl.song_records),
-        ("log", etl.plain_events, etl.read_lines, etl.event_records),
-    ):
-        files = etl.find_files(place, kind)
-        found = plain(etl.fetch(files, kind == "song"))
-        rows = judge(read(spark, files)).collect()
-        assert sorted(map(repr, found.rows)) == sorted(repr(tuple(row)) for row in rows)
-        months = Counter(
-            (row.year or 0)
-            if kind == "song"
-            else (time.gmtime(row.ts / 1000)[0] * 12 + time.gmtime(row.ts / 1000)[1] if row.is_play else None)
-            for row in rows
-        )
-        assert Counter({group: number for _, group, number, *_ in found.groups}) == months
-        assert all(usable for usable, *_ in found.groups)
+    songs, logs = (etl.find_files(place, kind) for kind in ("song", "log"))
+    found = etl.plain_songs(etl.fetch(songs, True))
+    rows = etl.song_records(etl.read_songs(spark, songs)).collect()
+    assert sorted(map(repr, found.rows)) == sorted(repr(tuple(row)) for row in rows)
+    years = Counter(row.year for row in rows)
+    assert sorted(found.groups) == sorted((True, year, number) for year, number in years.items())
+    referred = {"songs": sorted(row.song_id for row in rows), "artists": sorted(row.artist_id for row in rows)}
+    assert {table: sorted(keys) for table, keys in found.keys["song records"].items()} == referred
+
+    found = etl.plain_events(etl.fetch(logs, False))
+    records = etl.event_records(etl.read_lines(spark, logs)).cache()
+    rows, ids = records.collect(), records.selectExpr("is_play", f"{etl.PLAY_ID} AS id").where("is_play").collect()
+    assert sorted(map(repr, found.rows)) == sorted(repr(tuple(row)) for row in rows)
+    assert sorted(found.keys["plays"]["songplays"]) == sorted(row.id for row in ids)
+    month = 2018 * 12 + 11
+    plays = (True, month, len(ids), functools.reduce(operator.xor, (row.id for row in ids)))
+    assert sorted(found.groups, key=str) == sorted([plays, (True, None, len(rows) - len(ids), 0)], key=str)
+
+
+def test_the_hash_of_an_id_is_sparks(spark):
+    rng = random.Random(1)
+    numbers = [-(2**63), -1, 0, 1, 2**31, 2**63 - 1]
+    rows = [[rng.choice([*numbers, rng.getrandbits(63), rng.randrange(100)]) for _ in range(4)] for _ in range(500)]
+    values = ", ".join(f"({', '.join(f'bigint({number!r})' for number in row)})" for row in rows)
+    values = values.replace("bigint(-9223372036854775808)", "bigint('-9223372036854775808')")
+    found = spark.sql(f"SELECT xxhash64(*) FROM VALUES {values}").collect()
+    assert [row[0] for row in found] == [etl.xxhash64(*row) for row in rows]
 
 
 @pytest.mark.parametrize(

@@ -436,6 +436,7 @@ def test_a_file_whose_name_is_nearly_right_is_warned_of(small, capsys, name):
     assert f"1 files, as {small}/log_data/{name}" in stderr
 
 
+@pytest.mark.long
 def test_what_fails_after_the_publishing_says_that_the_tables_are_there(tmp_path):
     write_input(tmp_path / "in", [song()], [event()])
     words = [sys.executable, str(ETL), "--input", "in", "--output", "lake", "--report", "new/report.json"]
@@ -464,7 +465,7 @@ def processes_of(session):
     ("line", "number"),
     [
         ("find input", signal.SIGINT),
-        ("write", signal.SIGTERM),
+        pytest.param("write", signal.SIGTERM, marks=pytest.mark.long),
         pytest.param("plan", signal.SIGTERM, marks=pytest.mark.long),
         pytest.param("write", signal.SIGINT, marks=pytest.mark.long),
     ],

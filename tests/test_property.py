@@ -174,7 +174,7 @@ def both(spark, tmp_path_factory):
 
 
 @settings(
-    max_examples=6, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    max_examples=4, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
 )
 @given(EVENTS, SONGS)
 def test_what_python_reads_of_generated_records_is_what_spark_reads(both, events, songs):

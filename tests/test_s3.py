@@ -558,6 +558,7 @@ def sample(s3, endpoint, tmp_path_factory):
     return process, json.loads(contents(s3, "sample", "report.json")["report.json"])
 
 
+@pytest.mark.long
 def test_without_a_network_one_line_says_which_jars_are_missing(fast_endpoint, tmp_path):
     put(client_of(fast_endpoint), "large", {"song_data/a.json": b"{}", "log_data/a.json": bytes(etl.SMALL_FILE + 1)})
     write_config(tmp_path, fast_endpoint)
@@ -644,6 +645,7 @@ def failed(odd, s3, endpoint):
     return folder, run_etl(*arguments, cwd=folder, env=settings), before
 
 
+@pytest.mark.long
 def test_a_failed_run_publishes_nothing_and_keeps_what_was_staged(failed, s3):
     folder, process, before = failed
     assert (process.returncode, process.stdout) == (1, "")
@@ -652,6 +654,7 @@ def test_a_failed_run_publishes_nothing_and_keeps_what_was_staged(failed, s3):
     assert contents(s3, "shared") == before
 
 
+@pytest.mark.long
 def test_no_secret_is_in_anything_that_runs_leave(odd, failed):
     folder, _, process = odd
     said = [text.encode() for each in (process, failed[1]) for text in (each.stdout, each.stderr)]

@@ -2035,10 +2035,10 @@ class HdfsOutput(Output):
         return self.files.rename(self.at(old), self.at(new))
 
     def delete(self, path):
-        self.files.delete(self.at(path), True)
+        self.files.delete(self.at(path), False)  # of a folder only when it is empty: another run may begin in it
 
     def discard(self, run_id):
-        self.delete(self.staging(run_id))
+        self.files.delete(self.at(self.staging(run_id)), True)
         for folder in (f"{self.place}/_staging", self.place):
             if self.exists(folder) and not len(self.files.listStatus(self.at(folder))):
                 self.delete(folder)

@@ -8,6 +8,7 @@ import oracle
 import pytest
 from dirty import event, song, write_input
 from hdfs import fetched, put
+from py4j.protocol import Py4JError
 from tables import COLUMNS, ETL, assert_tables, listing, run_etl
 from test_faults import RUN_ID, kill_run, killed_at, versions, write_tables
 from test_readme import WITH_THIS_PYTHON, command, run
@@ -69,6 +70,14 @@ def test_killed_between_two_moves_the_next_run_has_all_five(hdfs, spark, tmp_pat
     etl.HdfsOutput(output, spark).recover()
     expected = "old" if point == "before the journal" else "new"
     assert versions(fetched(spark, output, tmp_path / "after")) == dict.fromkeys(COLUMNS, expected)
+
+
+def test_a_folder_in_which_another_run_began_is_not_deleted(hdfs, spark, tmp_path):
+    write_tables(tmp_path / "old", "old")
+    put(spark, tmp_path / "old", f"{hdfs}/begun")
+    with pytest.raises(Py4JError, match="is non empty"):
+        etl.HdfsOutput(f"{hdfs}/begun", spark).delete(f"{hdfs}/begun")
+    assert versions(fetched(spark, f"{hdfs}/begun", tmp_path / "after")) == dict.fromkeys(COLUMNS, "old")
 
 
 def test_what_is_wrong_on_hdfs_is_one_line(hdfs, spark, source, run_here, tmp_path):

@@ -281,12 +281,12 @@ def event_records(raw):
     wrapped = """startswith(userAgent, '"') AND endswith(userAgent, '"') AND userAgent <> '"'"""
     inner = "cast(substring(cast(userAgent AS binary), 2, octet_length(userAgent) - 2) AS string)"
     bare = f"CASE WHEN {wrapped} THEN {inner} ELSE userAgent END"
-    values = {**EVENT_VALUES, f"nullif({bare}, '')": "user_agent"}
-    values.pop("userAgent")
+    values = {column: name for name, column in EVENT_VALUES.items()}
+    values["user_agent"] = f"nullif({bare}, '')"
     events = parsed(raw, EVENT_FIELDS).selectExpr(
         *["source", "raw", "broken", "page"],
         *[whole_number.format(name, column) for name, column in EVENT_KEYS.items()],
-        *[f"{value} AS {column}" for value, column in values.items()],
+        *[f"{value} AS {column}" for column, value in values.items()],
     )
     missing = " ".join(f"WHEN {column} IS NULL THEN 'no whole {name}'" for name, column in EVENT_KEYS.items())
     reason = f"""CASE WHEN broken THEN 'not one JSON object' WHEN page IS NULL THEN 'no page'
@@ -423,7 +423,7 @@ def absolute(place):
 
 def for_hadoop(place):
     """A place as a path of Hadoop's and Spark's: without a scheme they would take theirs, which is HDFS on EMR."""
-    return place if "://" in place else f"file:{os.path.abspath(place)}"
+    return place if "://" in place else f"file:{absolute(place)}"
 
 
 def is_hidden(name):
@@ -1678,9 +1678,7 @@ def compare_few(spark, staging, records, known):
     values = {name: f"unix_micros({name})" if name == "time" else name for name in TABLES}
     lists = [F.expr(f"collect_list({value}) AS {name}") for name, value in values.items()]
     rows = union(rows) if asked else rows[0].coalesce(1)  # without a shuffle
-    held = {source: {name: [] for name in TABLES} for source in [*TABLES, *records]}
-    for source in known:
-        held[source].update(known[source])
+    held = {source: {**{name: [] for name in TABLES}, **known.get(source, {})} for source in [*TABLES, *records]}
     number, misplaced = dict.fromkeys(held, 0), set()
     for row in rows.groupBy("source").agg(F.expr("count(1) AS rows"), *lists).collect():
         source, *folders = row.source.rpartition(f"/{staging.rsplit('/', 1)[-1]}/")[2].split("/")
@@ -1690,7 +1688,8 @@ def compare_few(spark, staging, records, known):
         if source in TABLES and "month" in TABLES[source].partitions and row.time:
             first, last = (time.gmtime(moment // 1_000_000) for moment in (min(row.time), max(row.time)))
             months = {f"year={moment.tm_year}/month={moment.tm_mon}" for moment in (first, last)}
-            misplaced |= {source} if months != {"/".join(folders[:-1])} else set()
+            if months != {"/".join(folders[:-1])}:
+                misplaced.add(source)
 
     def is_wrong(name):
         own, referred = held[name][name], {key for source in REFERENCES[name] for key in held[source][name]}
@@ -1935,8 +1934,8 @@ class Output:
         return len(sizes), sum(sizes)
 
     # What follows is of the place. check: whether the tables can and may be written there, raises UsageError; read: the
-    # bytes of a file, or None; discard: removing a run's staging, and the folders above it that are empty then;
-    # staged_names: the names in _staging; file_sizes: {name: bytes} of a table's files.
+    # bytes of a file, or None; rename: whether it was done; discard: removing a run's staging, and the folders above it
+    # that are empty then; staged_names: the names in _staging; file_sizes: {name: bytes} of a table's files.
 
     def check(self):
         for table in TABLES:

@@ -1,6 +1,9 @@
 """What tests share: a Spark session for those that call etl.py's functions, and the tables of the sample."""
 
+import fcntl
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from s3 import endpoint, fast_endpoint, no_aws_from_outside, s3, scripted  # noqa: E402, F401  (fixtures)
 
 LONGEST = (
     "test_s3.py",
@@ -28,51 +32,115 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory):
     import etl
+    from sparkify.session import postgres_packages
 
-    session = etl.spark_session(str(tmp_path_factory.mktemp("spark")), small=True)
+    session = etl.spark_session(str(tmp_path_factory.mktemp("spark")), small=True, packages=postgres_packages())
     session.conf.set("spark.sql.shuffle.partitions", 4)
     yield session
     etl.stop(session)
 
 
 @pytest.fixture(scope="session")
-def sample_output(tmp_path_factory):
-    """A folder with output/, the tables of the sample: for tests that only read it."""
-    from tables import run_etl
+def made_once(tmp_path_factory):
+    """made_once(name, make): a folder, which make(folder) fills once, and all of pytest's processes only read."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
 
-    folder = tmp_path_factory.mktemp("sample-output")
-    process = run_etl(cwd=folder)
-    assert process.returncode == 0, process.stderr
-    return folder
+    def call(name, make):
+        new, folder = root / f"new-{name}", root / name
+        with open(root / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.exists():
+                shutil.rmtree(new, ignore_errors=True)
+                new.mkdir()
+                make(new)
+                new.rename(folder)
+        return folder
+
+    return call
 
 
 @pytest.fixture(scope="session")
-def hdfs(tmp_path_factory):
-    """The address of a real HDFS."""
-    from hdfs import serving_hdfs
+def sample_run(made_once):
+    """A folder with work/, where `python etl.py` has run, and with what it said: said.json, both outputs."""
+    from tables import run_etl
 
-    with serving_hdfs(tmp_path_factory.mktemp("hdfs")) as address:
-        yield address
+    def make(folder):
+        (folder / "work").mkdir()
+        process = run_etl(cwd=folder / "work")
+        assert process.returncode == 0, process.stderr
+        (folder / "said.json").write_text(json.dumps([process.stdout, process.stderr]))
+
+    return made_once("sample", make)
+
+
+@pytest.fixture(scope="session")
+def sample_output(sample_run):
+    """A folder with output/, the tables of the sample: for tests that only read it."""
+    return sample_run / "work"
+
+
+# --- Two inputs whose five tables differ --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def inputs(tmp_path_factory):
+    """[(folder, what the oracle makes of it)], two of them."""
+    import oracle
+    from dirty import event, song, write_input
+
+    folder, found = tmp_path_factory.mktemp("inputs"), []
+    for number in range(2):
+        songs = [song(song_id=f"S{number}{n}", artist_id=f"A{number}{n}", title=f"T{n}", year=n) for n in range(3)]
+        plays = [
+            event(
+                userId=str(n % 4 + number), itemInSession=n, ts=1541105830796 + n * 864_000_000 + number, song=f"T{n}"
+            )
+            for n in range(8)
+        ]
+        source = write_input(folder / str(number), songs, [*plays, plays[0], event(page="Home")])
+        found.append((source, oracle.five_tables(source)))
+    return found
+
+
+@pytest.fixture(scope="session")
+def first_tables(inputs, made_once):
+    """The tables of the first input."""
+    from tables import run_etl
+
+    def make(folder):
+        process = run_etl("--input", inputs[0][0], "--output", "lake", cwd=folder)
+        assert process.returncode == 0, process.stderr
+
+    return made_once("first", make) / "lake"
 
 
 @pytest.fixture
-def run_here(spark, monkeypatch, capsys, tmp_path):
-    """Call main in this process, on the tests' session; gives (status, last line of standard error)."""
-    import etl
+def lake(first_tables, tmp_path):
+    """A folder with lake/, a copy of them."""
+    shutil.copytree(first_tables, tmp_path / "lake")
+    return tmp_path
 
-    monkeypatch.setattr(etl, "stop", lambda spark: None)
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.chdir(tmp_path)
+
+@pytest.fixture
+def run_here(spark, no_aws_from_outside, tmp_path_factory, monkeypatch, capsys):  # noqa: F811
+    """Call main in this process, on the tests' session; gives (status, last line of standard error).
+
+    Both outputs are in run_here.stdout and run_here.stderr.
+    """
+    import etl
+    from sparkify import ending, session
+
+    monkeypatch.setattr(session, "stop", lambda spark: None)
+    monkeypatch.setattr(ending, "work_folder", lambda: str(tmp_path_factory.mktemp("work")))  # a failed run leaves it
 
     def call(*arguments):
         capsys.readouterr()
         status = etl.main(list(map(str, arguments)))
-        said = capsys.readouterr().err
-        assert "Traceback" not in said
-        last = ([""] + said.splitlines())[-1]
-        assert status == 0 or last.startswith("etl.py: "), said
+        call.stdout, call.stderr = capsys.readouterr()
+        assert "Traceback" not in call.stderr
+        last = ([""] + call.stderr.splitlines())[-1]
+        assert status == 0 or last.startswith("etl.py: "), call.stderr
         return status, last
 
     before = spark.conf.get("spark.sql.shuffle.partitions")

@@ -1,6 +1,7 @@
-"""A proxy before a server, which answers, cuts or refuses what a test wants it to."""
+"""Proxies before a server, which answer, cut or refuse what a test wants them to."""
 
 import http.client
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -30,6 +31,7 @@ class Proxy(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def hand_on(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -65,3 +67,25 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+class Api(Proxy):
+    """Before moto; answers[operation](its parameters) may answer instead with (status, {…}).
+
+    asked: [(operation, its parameters)]. Only some services name operations in a header: EMR, Glue, pricing, quotas.
+    """
+
+    def __init__(self, target):
+        self.answers, self.asked = {}, []
+        super().__init__(target, self.answer)
+
+    def answer(self, request, body):
+        operation = request.headers.get("X-Amz-Target", "").split(".")[-1]
+        if not operation:
+            return None
+        self.asked.append((operation, json.loads(body)))
+        answer = self.answers.get(operation, lambda _: None)(json.loads(body))
+        return answer and (answer[0], json.dumps(answer[1]).encode())
+
+    def parameters(self, operation):
+        return [parameters for name, parameters in self.asked if name == operation]

@@ -18,7 +18,7 @@ QUESTIONS = ROOT / "data/questions"
 
 # day counts from 1970-01-01, a Thursday; week from Monday 1970-01-05.
 PLAYS = r"""
-CREATE TABLE lines AS SELECT unnest(string_split(text, chr(10))) AS line FROM files WHERE kind = 'logs';
+CREATE TABLE lines AS SELECT raw AS line FROM records WHERE kind = 'logs';
 
 CREATE TABLE events AS
 SELECT line->>'page' AS page, (line->>'userId') AS user_text, (line->>'sessionId')::BIGINT AS session_id,
@@ -29,9 +29,9 @@ SELECT line->>'page' AS page, (line->>'userId') AS user_text, (line->>'sessionId
 FROM lines WHERE trim(line) <> '';
 
 CREATE TABLE catalogue AS
-SELECT text->>'song_id' AS song_id, text->>'title' AS title, text->>'artist_id' AS artist_id,
-    text->>'artist_name' AS artist_name, (text->>'duration')::DOUBLE AS duration, (text->>'year')::INT AS year
-FROM files WHERE kind = 'songs';
+SELECT raw->>'song_id' AS song_id, raw->>'title' AS title, raw->>'artist_id' AS artist_id,
+    raw->>'artist_name' AS artist_name, (raw->>'duration')::DOUBLE AS duration, (raw->>'year')::INT AS year
+FROM records WHERE kind = 'songs';
 
 CREATE TABLE artist_names AS SELECT artist_id, min(artist_name) AS name FROM catalogue GROUP BY artist_id;
 

@@ -11,7 +11,7 @@ import oracle
 import pyspark
 import pytest
 
-import etl
+from sparkify.session import hadoop_package, jar_of
 
 ROOT = Path(__file__).resolve().parent.parent
 ETL = ROOT / "etl.py"
@@ -52,6 +52,11 @@ def listing(folder, hidden=True):
     return {name: path.read_bytes() if path.is_file() else None for name, path in kept.items()}
 
 
+def visible(folder):
+    """The listing of what a reader sees in a folder."""
+    return listing(folder, hidden=False)
+
+
 # ---- Running ---------------------------------------------------------------------------------------------
 
 
@@ -74,7 +79,8 @@ def environment(**changes):
 
 def hadoop_jar(name, *options):
     """The jar of a package of the Hadoop in pyspark; Spark downloads it, by options besides, if no run has done it."""
-    _, package, jar = etl.hadoop_package(name)
+    package = hadoop_package(name)
+    jar = jar_of(package)
     if not jar.exists():
         submit = [Path(pyspark.__file__).parent / "bin/spark-submit", "--master", "local[1]", "--packages", package]
         version = ["--class", "org.apache.hadoop.util.VersionInfo", "spark-internal"]

@@ -19,10 +19,14 @@ import oracle
 import pyspark
 import pytest
 from dirty import dump, event, song, write_input
-from tables import COLUMNS, ETL, FOR_SECONDS, ROOT, assert_tables, hadoop_jar
-from test_s3 import client_of, contents, downloaded, free_port, put, serving
+from s3 import client_of, contents, downloaded, free_port, put, serving
+from tables import COLUMNS, FOR_SECONDS, ROOT, assert_tables, hadoop_jar
 
-import etl
+from sparkify.config import Settings
+from sparkify.emr import code_files, spark_step
+from sparkify.java import find_java
+from sparkify.report import summary
+from sparkify.session import s3a_packages
 
 pytestmark = pytest.mark.long
 
@@ -37,7 +41,7 @@ def endpoint(tmp_path_factory):
 
 def s3a_classpath():
     """The jars of S3A, as they are on every node of EMR's."""
-    if not etl.s3a_jars():
+    if not s3a_packages():
         return ""
     folder = hadoop_jar("hadoop-aws").parent
     names = ("org.apache.hadoop_hadoop-aws-", "org.wildfly", "com.amazonaws_aws-java-sdk-bundle", "software.amazon")
@@ -70,7 +74,7 @@ def nodes(endpoint, tmp_path_factory):
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(elsewhere),
-        "JAVA_HOME": etl.find_java(pyspark.__version__),
+        "JAVA_HOME": find_java(pyspark.__version__),
         "SPARK_HOME": str(home),
         "SPARK_CONF_DIR": str(conf),
         "SPARK_LOCAL_IP": "127.0.0.1",
@@ -137,8 +141,6 @@ def source(endpoint, tmp_path_factory):
     hours = [event(itemInSession=number, sessionId=7, ts=1541105830796 + number * 3_600_000) for number in range(2000)]
     (folder / "log_data/more é=1").mkdir()
     (folder / "log_data/more é=1/a & b.json").write_bytes(b"\n".join([*map(dump, hours), b"{"]))
-    sizes = [path.stat().st_size for path in (folder / "log_data").rglob("*.json")]
-    assert min(sizes) < etl.SMALL_FILE < max(sizes)
     files = {f"in/{path.relative_to(folder)}": path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     put(client_of(endpoint), "music", files)
     return folder
@@ -146,9 +148,13 @@ def source(endpoint, tmp_path_factory):
 
 def submission(nodes, endpoint, bucket, master):
     """The process of the step's command line, with the code in its place."""
-    put(client_of(endpoint), bucket, {"out/_code/0/etl.py": ETL.read_bytes(), "out/of somebody": b"x"})
-    settings = etl.Settings("s3://music/in", f"s3://{bucket}/out", None, 0.01, cluster="")
-    step = etl.spark_step(settings, f"s3://{bucket}/out/_code/0/etl.py", f"s3://{bucket}/out/_reports/0.json", 2)
+    put(
+        client_of(endpoint),
+        bucket,
+        {**{f"out/_code/0/{name}": it for name, it in code_files().items()}, "out/of somebody": b"x"},
+    )
+    settings = Settings("s3://music/in", f"s3://{bucket}/out", None, 0.01, cluster="")
+    step = spark_step(settings, f"s3://{bucket}/out/_code/0", f"s3://{bucket}/out/_reports/0.json", 2)
     program, *words = step["HadoopJarStep"]["Args"]
     words[words.index("cluster")] = "client"
     environment, folder = nodes
@@ -162,11 +168,11 @@ def assert_result(endpoint, bucket, source, folder, stdout, stderr):
     """The oracle's tables and the report are there, nothing else, and no key was shown."""
     objects = contents(client_of(endpoint), bucket, "out/")
     names = {key.split("/")[1] for key in objects}
-    assert names == {*COLUMNS, "_rejected", "_reports", "_code", "of somebody"}
+    assert names == {*COLUMNS, "_rejected", "_reports", "_code", "_published.json", "of somebody"}
     lake = downloaded(client_of(endpoint), bucket, "out/", folder)
     assert_tables(lake, oracle.five_tables(source))
     # Spark sends both outputs of a Python program to standard output.
-    assert stdout.endswith("\n" + etl.summary(json.loads(objects["out/_reports/0.json"])) + "\n")
+    assert stdout.endswith("\n" + summary(json.loads(objects["out/_reports/0.json"])) + "\n")
     assert "warning" not in stdout
     assert SECRET not in stdout + stderr
 
@@ -200,7 +206,7 @@ def test_an_executor_killed_halfway_changes_no_table(nodes, endpoint, source, ma
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if " s  read logs: " in line:
+        if "  read logs" in line:
             os.kill(executors(workers)[0], signal.SIGKILL)
     process.wait(600)
     reader.join()

@@ -7,6 +7,7 @@ marked long start Spark clusters of several processes: one of Spark's own with t
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import re
 import shlex
@@ -16,46 +17,32 @@ import sys
 import threading
 import time
 import urllib.request
+import zipfile
 
 import boto3
 import pytest
 from botocore.validate import ParamValidator
 from moto.backends import get_backend
 from moto.server import ThreadedMotoServer
-from proxy import Proxy
+from proxy import Api
+from s3 import KEY_ID, SECRET, contents, free_port, put, write_config
 from tables import ETL, environment
-from test_s3 import KEY_ID, SECRET, contents, free_port, no_aws_from_outside, put, write_config  # noqa: F401
 
 import etl
+from sparkify import emr
+from sparkify.config import EMR_DEFAULTS, Settings, read_settings
+from sparkify.places import bucket_and_key
+from sparkify.report import summary
+from sparkify.schema import TABLES
+
+pytestmark = pytest.mark.usefixtures("no_aws_from_outside")
 
 ACCOUNT, REGION = "123456789012", "us-east-1"
 INPUT, OUTPUT = "s3://music/in", "s3://lake/out"
 REPORT = {
-    "tables": {name: {"rows": 1200, "files": 1, "bytes": 5, "path": f"{OUTPUT}/{name}"} for name in etl.TABLES},
-    "input": {"songs": {"rejected": 3}, "logs": {"rejected": 4}},
+    "tables": {name: {"rows": 1200, "files": 1, "bytes": 5, "path": f"{OUTPUT}/{name}"} for name in TABLES},
+    "input": {"songs": {"rejected": 3, "reasons": {"no title": 3}}, "logs": {"rejected": 0, "reasons": {}}},
 }
-
-
-class Api(Proxy):
-    """Before moto; answers[operation](its parameters) may answer instead with (status, {…}).
-
-    asked: [(operation, its parameters)]. The operations of EMR, pricing and quotas alone have names here.
-    """
-
-    def __init__(self, target):
-        self.answers, self.asked = {}, []
-        super().__init__(target, self.answer)
-
-    def answer(self, request, body):
-        operation = request.headers.get("X-Amz-Target", "").split(".")[-1]
-        if not operation:
-            return None
-        self.asked.append((operation, json.loads(body)))
-        answer = self.answers.get(operation, lambda _: None)(json.loads(body))
-        return answer and (answer[0], json.dumps(answer[1]).encode())
-
-    def parameters(self, operation):
-        return [parameters for name, parameters in self.asked if name == operation]
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +72,12 @@ def aws(moto, tmp_path, monkeypatch):
     denied = 400, {"__type": "AccessDeniedException", "Message": "not for you"}
     proxy.answers = dict.fromkeys(("GetProducts", "GetServiceQuota"), lambda _: denied)
     # moto for Python 3.9 doesn't know the newest.
-    releases = {"ReleaseLabels": [etl.EMR_DEFAULTS["release"]]}
+    releases = {"ReleaseLabels": [EMR_DEFAULTS["release"]]}
     proxy.answers["ListReleaseLabels"] = lambda _: (200, releases)
     proxy.s3, proxy.iam, proxy.emr = s3, iam, client_of("emr", moto)
     write_config(tmp_path, proxy.address)
-    monkeypatch.setattr(etl, "POLL_SECONDS", 0.05)
-    monkeypatch.setattr(etl, "LOG_SECONDS", 0)
+    monkeypatch.setattr(emr, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(emr, "LOG_SECONDS", 0)
     yield proxy
     proxy.close()
 
@@ -127,10 +114,11 @@ def until(condition):
     raise TimeoutError
 
 
-def step_report(cluster):
-    """The place of the report that a cluster's last step is to write."""
+def put_report(aws, cluster):
+    """The report that a cluster's last step is to write."""
     arguments = cluster.steps[-1].args
-    return arguments[arguments.index("--report") + 1]
+    bucket, key = bucket_and_key(arguments[arguments.index("--report") + 1])
+    aws.s3.put_object(Bucket=bucket, Key=key, Body=json.dumps(REPORT).encode())
 
 
 def complete(aws, cluster):
@@ -140,7 +128,7 @@ def complete(aws, cluster):
         cluster.steps[-1].state = "RUNNING" if state == "RUNNING" else "PENDING"
         polls = len(aws.parameters("DescribeStep"))
         until(lambda polls=polls: len(aws.parameters("DescribeStep")) > polls + 1)
-    aws.s3.put_object(**etl.s3_object(step_report(cluster)), Body=json.dumps(REPORT).encode())
+    put_report(aws, cluster)
     cluster.steps[-1].state, cluster.state = "COMPLETED", "TERMINATING"
 
 
@@ -169,7 +157,7 @@ def test_a_run_from_the_upload_to_the_summary(aws, capsys, tmp_path):
     write_config(tmp_path, aws.address, "[EMR]\nWorkers = 3\nSUBNET = subnet-1\nTAGS = team=data, cost = 7\n")
     with driving(lambda cluster: complete(aws, cluster)):
         status, stdout, stderr = run("--emr", "--input", INPUT, "--report", "report.json", capsys=capsys)
-    assert (status, stdout) == (0, etl.summary(REPORT) + "\n"), stderr
+    assert (status, stdout) == (0, summary(REPORT) + "\n"), stderr
     assert json.loads((tmp_path / "report.json").read_text()) == REPORT
     states = re.findall(r"\d s  cluster (\w+), step (\w+)", stderr)
     assert states.index(("BOOTSTRAPPING", "PENDING")) < states.index(("RUNNING", "RUNNING"))
@@ -186,15 +174,23 @@ def test_a_run_from_the_upload_to_the_summary(aws, capsys, tmp_path):
     assert {tag["Key"]: tag["Value"] for tag in asked["Tags"]} == {"Name": "sparkify-etl", "team": "data", "cost": "7"}
     (step,) = asked["Steps"]
     words = step["HadoopJarStep"]["Args"]
-    assert words[:3] == ["spark-submit", "--deploy-mode", "cluster"]
+    code = f"{OUTPUT}/_code/{hashlib.sha256(b''.join(emr.code_files().values())).hexdigest()[:16]}"
+    assert words[:5] == ["spark-submit", "--deploy-mode", "cluster", "--py-files", f"{code}/sparkify.zip"]
     assert "spark.default.parallelism=12" in words  # 3 m5.xlarge
-    code = f"{OUTPUT}/_code/{hashlib.sha256(ETL.read_bytes()).hexdigest()[:16]}"
     at = words.index(f"{code}/etl.py")
     assert words[at + 1 : at + 5] == ["--input", INPUT, "--output", OUTPUT]
     assert asked["BootstrapActions"][0]["ScriptBootstrapAction"]["Path"] == f"{code}/install_boto3.sh"
     uploaded = contents(aws.s3, "lake", "out/_code")
-    assert uploaded[f"{code}/etl.py".replace("s3://lake/", "")] == ETL.read_bytes()
-    assert uploaded[f"{code}/install_boto3.sh".replace("s3://lake/", "")] == etl.BOOTSTRAP.encode()
+    assert uploaded == {f"{code}/{name}".replace("s3://lake/", ""): it for name, it in emr.code_files().items()}
+
+
+def test_the_code_for_a_cluster_is_the_job_its_package_and_the_bootstrap_action():
+    files = emr.code_files()
+    assert files["etl.py"] == ETL.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(files["sparkify.zip"])) as package:
+        found = {name: package.read(name) for name in package.namelist()}
+    assert found == {f"sparkify/{path.name}": path.read_bytes() for path in ETL.with_name("sparkify").glob("*.py")}
+    assert emr.code_files() == files
 
 
 def test_no_key_is_sent_to_the_cluster(aws, capsys):
@@ -224,7 +220,7 @@ def test_what_it_costs_is_said_where_the_price_list_says_it(aws, capsys):
 def test_a_cost_that_nobody_says_is_not_known(aws, capsys):
     with driving(lambda cluster: complete(aws, cluster)):
         _, _, stderr = run("--emr", "--input", INPUT, capsys=capsys)
-    assert "what it costs isn't known" in stderr
+    assert "its cost isn't known" in stderr
 
 
 def test_a_cluster_that_runs_gets_the_step_and_stays(aws, capsys):
@@ -233,12 +229,12 @@ def test_a_cluster_that_runs_gets_the_step_and_stays(aws, capsys):
 
     def drive(cluster):
         until(lambda: cluster.steps)
-        aws.s3.put_object(**etl.s3_object(step_report(cluster)), Body=json.dumps(REPORT).encode())
+        put_report(aws, cluster)
         cluster.steps[0].state = "COMPLETED"
 
     with driving(drive):
         status, stdout, stderr = run("--emr-cluster", mine, "--input", INPUT, capsys=capsys)
-    assert (status, stdout) == (0, etl.summary(REPORT) + "\n"), stderr
+    assert (status, stdout) == (0, summary(REPORT) + "\n"), stderr
     (asked,) = aws.parameters("AddJobFlowSteps")
     assert asked["Steps"][0]["ActionOnFailure"] == "CONTINUE"
     assert not aws.parameters("RunJobFlow")
@@ -246,7 +242,7 @@ def test_a_cluster_that_runs_gets_the_step_and_stays(aws, capsys):
 
 
 def test_throttled_polls_are_survived(aws, capsys):
-    refusals = iter([True] * 5)
+    refusals = iter([True] * 3)
     throttled = 400, {"__type": "ThrottlingException", "Message": "Rate exceeded"}
     aws.answers["DescribeStep"] = lambda _: throttled if next(refusals, False) else None
     with driving(lambda cluster: complete(aws, cluster)):
@@ -282,7 +278,7 @@ def test_a_quota_that_is_too_low_is_said(aws, capsys):
     aws.answers["GetServiceQuota"] = lambda _: (200, {"Quota": {"Value": 5.0}})
     line = refused(aws, capsys)
     assert "3 m5.xlarge have 12 vCPUs, and the quota in us-east-1 is 5" in line
-    assert f"--quota-code {etl.STANDARD_VCPUS}" in line
+    assert f"--quota-code {emr.STANDARD_VCPUS}" in line
 
 
 def test_what_emr_says_against_the_cluster_is_one_line(aws, capsys):
@@ -302,16 +298,16 @@ def test_a_missing_permission_is_named(aws, capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--input", "here"), "--input here can't be read"),
+        (("--input", "here"), "--input here can't be used"),
         (("--input", "s3://music/empty"), "nothing in s3://music/empty"),
-        (("--input", f"{OUTPUT}/in"), "must not lie in each other"),
+        (("--input", f"{OUTPUT}/users"), "which a run replaces"),
         (("--input", "s3://nowhere/in"), "NoSuchBucket"),
         (("--input", INPUT, "--query", "SELECT 1"), "--query"),
     ],
 )
 def test_places_that_a_cluster_cannot_use_are_refused(aws, capsys, arguments, said):
     if arguments[1].startswith(OUTPUT):
-        aws.s3.put_object(Bucket="lake", Key="out/in/a", Body=b"")
+        aws.s3.put_object(Bucket="lake", Key="out/users/a", Body=b"")
     assert said in refused(aws, capsys, *arguments)
 
 
@@ -369,9 +365,10 @@ def put_logs(aws, cluster, submitted, driver):
 
 
 def test_a_failed_step_is_said_with_the_line_of_the_drivers_log(aws, capsys, monkeypatch):
-    monkeypatch.setattr(etl, "LOG_SECONDS", 60)
+    monkeypatch.setattr(emr, "LOG_SECONDS", 60)
     submitted = "INFO Client: Submitted application application_17_0001\nException in thread main: exitCode 1\n"
-    driver = "etl.py: warning: slow\n    3.0 s  read logs\netl.py: 7 of 9 log records can't be used\nINFO end\n"
+    driver = "finished publishing run x\netl.py: warning: slow\n    3.0 s  read logs\n"
+    driver += "etl.py: 7 of 9 log records can't be used\nINFO end\n"
 
     def drive(cluster):
         cluster.steps[0].state = "FAILED"
@@ -415,7 +412,9 @@ def test_a_step_without_a_report_is_said(aws, capsys):
     def drive(cluster):
         cluster.steps[0].state = "COMPLETED"
 
-    assert re.search(r"s3://lake/out/_reports/\S+: NoSuchKey", failed(aws, capsys, drive)[0])
+    assert re.search(
+        r"there is no report s3://lake/out/_reports/\S+\.json; to look at it", failed(aws, capsys, drive)[0]
+    )
 
 
 def test_credentials_that_expire_while_it_runs_leave_it_running(aws, capsys):
@@ -471,7 +470,7 @@ def test_the_bootstrap_action_installs_for_each_python_and_fails_when_it_cannot(
         (tmp_path / "log").unlink(missing_ok=True)
         paths = {"PATH": str(tmp_path / "bin")}
         status = subprocess.run(
-            ["/bin/sh", "-c", etl.BOOTSTRAP], cwd=tmp_path, env=paths, capture_output=True
+            ["/bin/sh", "-c", emr.BOOTSTRAP], cwd=tmp_path, env=paths, capture_output=True
         ).returncode
         return status, re.findall(r"/(python\S*) -m pip install .*boto3", (tmp_path / "log").read_text())
 
@@ -495,12 +494,12 @@ def test_the_command_of_the_readme_is_taken(aws, capsys):
     put(aws.s3, "my-bucket", {"sparkify/song_data/a.json": b"{}"})
     with driving(lambda cluster: complete(aws, cluster)):
         status = etl.main(readme_command("python etl.py --emr --input")[2:])
-    assert (status, capsys.readouterr().out) == (0, etl.summary(REPORT) + "\n")
+    assert (status, capsys.readouterr().out) == (0, summary(REPORT) + "\n")
 
 
 def test_the_readmes_spark_submit_is_the_steps():
-    code, source, output = "s3://my-bucket/etl.py", "s3://my-bucket/sparkify", "s3://my-bucket/lake"
-    step = etl.spark_step(etl.Settings(source, output, None, 0.01, cluster=""), code, "s3://report")
+    code, source, output = "s3://my-bucket", "s3://my-bucket/sparkify", "s3://my-bucket/lake"
+    step = emr.spark_step(Settings(source, output, None, 0.01, cluster=""), code, "s3://report")
     words = step["HadoopJarStep"]["Args"]
     for option in ("--conf", "--report", "--max-rejected"):  # what the README leaves out
         while option in words:
@@ -525,4 +524,4 @@ def test_the_readmes_job_of_emr_serverless_is_one():
     shape = boto3.client("emr-serverless", REGION).meta.service_model.operation_model("StartJobRun").input_shape
     assert ParamValidator().validate(parameters, shape).generate_report() == ""
     job = parameters["jobDriver"]["sparkSubmit"]
-    assert etl.read_settings(job["entryPointArguments"]).output == "s3://my-bucket/lake"
+    assert read_settings(job["entryPointArguments"]).output == "s3://my-bucket/lake"

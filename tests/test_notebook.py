@@ -22,7 +22,7 @@ def assert_quiet(cells):
         for output in cell.get("outputs", []):
             assert output.output_type != "error", output
             if output.get("name") == "stderr":
-                assert output.text.startswith("etl.py: no Java"), f"{cell.id}: {output.text}"
+                assert output.text.startswith("no Java"), f"{cell.id}: {output.text}"
                 assert output.text.count("\n") == 1
 
 
@@ -78,12 +78,14 @@ def runs(other_input):
         return dict(zip(["sample", "other"], pool.map(notebook.executed, [notebook.read(), other])))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["sample", "other"])
 def test_it_runs_without_a_warning_and_draws_every_picture(runs, name):
     assert_quiet(runs[name].cells)
     assert_pictures(runs[name])
 
 
+@pytest.mark.long
 def test_it_shows_what_was_committed(runs):
     run = runs["sample"]
     loud = {cell.id for cell in run.cells if any(o.get("name") == "stderr" for o in cell.get("outputs", []))}
@@ -93,5 +95,6 @@ def test_it_shows_what_was_committed(runs):
     }
 
 
+@pytest.mark.long
 def test_it_shows_other_data_that_one_cell_names(runs):
     assert shows(runs["other"].cells)["write"] == ["1 of 3 plays have a song of the catalogue\n"]

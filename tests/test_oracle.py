@@ -109,9 +109,9 @@ ONE = json.dumps(BASE_EVENT)
 
 
 NOT_ONE_OBJECT = [
-    *(ONE + ONE, ONE + " " + ONE, ONE + " x", ONE + ",", ONE + "]", ONE[:-1], ONE[:-1] + ",}", "[" + ONE + "]"),
+    *(ONE + " x", ONE + ",", ONE + "]", ONE[:-1], ONE[:-1] + ",}", "[" + ONE + "]"),
     *("[]", "42", "true", "null", '"text"', "{}", "\f", "\u00a0", "\0", repr(BASE_EVENT), "{" + ONE + "}"),
-    *(ONE[:-1] + ', "x": NaN}', ONE[:-1] + ', "x": -Infinity}', ONE[:-1] + ', "x": inf}', ONE + "\0"),
+    *(ONE[:-1] + ', "x": inf}', ONE + "\0"),
     *(ONE[:-1] + ', "x": [1 , ]}', ONE[:-1] + "/**/}", ONE[:-1] + ', "x": "\t"}', ONE[:-1] + ', "x": 01}'),
 ]
 
@@ -136,6 +136,16 @@ def test_blank_lines_and_byte_order_marks_are_no_records(tables_of):
     assert log_counts(result) == (2, 1, 1, 0, 0)
 
 
+def test_a_log_is_a_stream_of_objects(tables_of):
+    first, second = json.dumps(event(itemInSession=1)), json.dumps(event(itemInSession=2))
+    pretty = json.dumps(event(itemInSession=3), indent=2)
+    assert log_counts(tables_of([], [first + second])) == (2, 2, 0, 0, 0)
+    assert log_counts(tables_of([], [first + " " + second, pretty, first[:40], second])) == (5, 3, 1, 0, 1)
+    assert log_counts(tables_of([], [f"[{first},{second}]"])) == (2, 2, 0, 0, 0)
+    assert log_counts(tables_of([], ["[", first + ",", second, "]"])) == (2, 2, 0, 0, 0)
+    assert log_counts(tables_of([], [f"[{first}]", second])) == (2, 1, 0, 0, 1)
+
+
 def test_a_rejected_line_loses_its_last_carriage_return_only(tables_of):
     assert tables_of([], ["a \r\r"])["rejected"] == [("logs", "a \r")]
 
@@ -157,12 +167,14 @@ def test_page_decides_what_an_event_is(tables_of):
 
 @pytest.mark.parametrize("key", ["userId", "sessionId", "itemInSession", "ts"])
 def test_keys_are_whole_numbers_or_digits(tables_of, key):
-    bad = ['" 7"', '"7 "', '"+7"', '"-7"', "-7", '"12.0"', "12.0", "1e3", '""', "null", "true", "[7]", '"７"']
+    bad = ['" 7"', '"7 "', '"+7"', '"-7"', "-7", '"12.5"', "12.5", '"1e3"', '""', "null", "true", "[7]", '"７"']
     bad += ["9223372036854775808", '"9223372036854775808"', "18446744073709551616", "1" * 40, r'"7\n"', '"٣"']
     result = tables_of([], [raw(key, literal) for literal in bad] + [event(**{key: ...})])
     assert log_counts(result) == (len(bad) + 1, 0, 0, 0, len(bad) + 1)
-    good = ["7", '"7"', '"007"', '"' + "0" * 40 + '7"', "0", '"0"']
-    assert log_counts(tables_of([], [raw(key, literal) for literal in good])) == (6, 2, 4, 0, 0)
+    good = ["7", '"7"', '"007"', '"' + "0" * 40 + '7"', "0", '"0"', "7.0", '"7.00"', "1e3", "1000"]
+    assert log_counts(tables_of([], [raw(key, literal) for literal in good])) == (10, 3, 7, 0, 0)
+    beyond = ["9007199254740992.0", '"9007199254740992.0"']
+    assert log_counts(tables_of([], [raw(key, literal) for literal in beyond])) == (2, 0, 0, 0, 2)
 
 
 def test_the_bounds_of_keys(tables_of):
@@ -197,15 +209,24 @@ def songs_of(key, cases):
 
 def test_numbers_are_finite_json_numbers(tables_of):
     cases = [("1", 1.0), ("-0.5", -0.5), ("2.5E2", 250.0), ("9007199254740993", 9007199254740992.0), ("1e400", None)]
-    cases += [("9" * 400, None), ('"1.0"', None), ("true", None), ("null", None), ("[1.0]", None)]
+    cases += [
+        ("9" * 400, None),
+        ('"1.0"', 1.0),
+        ('"1,0"', None),
+        ("NaN", None),
+        ("-Infinity", None),
+        ("true", None),
+        ("null", None),
+        ("[1.0]", None),
+    ]
     for key, table in (("duration", "songs"), ("artist_latitude", "artists")):
         rows = tables_of(songs_of(key, cases))[table]
         assert [row[3] for row in rows] == [expected for _, expected in cases]
 
 
 def test_a_year_is_a_small_integer(tables_of):
-    cases = [("1999", 1999), ("0", 0), ("-1", -1), ("2147483647", 2147483647), ("2147483648", None), ("2e3", None)]
-    cases += [("2000.0", None), ('"2000"', None), ("null", None), ("true", None), ("1" * 30, None)]
+    cases = [("1999", 1999), ("0", 0), ("-1", -1), ("2147483647", 2147483647), ("2147483648", None), ("2e3", 2000)]
+    cases += [("2000.0", 2000), ('"2000"', 2000), ("2000.5", None), ("null", None), ("true", None), ("1" * 30, None)]
     rows = tables_of(songs_of("year", cases))["songs"]
     assert [row[4] for row in rows] == [expected for _, expected in cases]
 
@@ -215,10 +236,15 @@ def test_a_year_is_a_small_integer(tables_of):
 
 def test_a_song_file_is_one_object(tables_of):
     one = json.dumps(BASE_SONG)
-    bad = ["", " \n", one + one, one + "\n" + one, "[" + one + "]", "[]", "null", one[:-1], one[:-1] + ",}", one + "x"]
+    bad = ["", " \n", one + "," + one, one[:-1] + "\n" + one[:-1], "[]", "null", one[:-1], one[:-1] + ",}", one + "x"]
     result = tables_of(bad)
-    assert result["report"]["input"]["songs"] == {"files": 10, "records": 10, "duplicates": 0, "rejected": 10}
+    assert result["report"]["input"]["songs"] == {"files": 9, "records": 9, "duplicates": 0, "rejected": 9}
     assert result["rejected"] == sorted(("songs", text) for text in bad)
+    several = [one + one, one + "\n" + one, f"[{one}, {one}]", f"[\n{one},\n{one}\n]\n"]
+    result = tables_of(several)
+    assert result["report"]["input"]["songs"] == {"files": 4, "records": 8, "duplicates": 7, "rejected": 0}
+    result = tables_of([one + "\n\n" + one[:-1] + "\n" + one])
+    assert result["report"]["input"]["songs"] == {"files": 1, "records": 3, "duplicates": 1, "rejected": 1}
     good = [one, "\ufeff" + one, "\r\n" + json.dumps(BASE_SONG, indent=2).replace("\n", "\r\n") + "\n\n"]
     result = tables_of(good)
     assert result["report"]["input"]["songs"] == {"files": 3, "records": 3, "duplicates": 2, "rejected": 0}
@@ -374,17 +400,17 @@ def content_of(folder):
 
 
 def test_dirty_input_has_every_kind_and_the_oracle_sees_its_effect(tmp_path):
-    clean = write_clean(tmp_path / "clean", 1000, 20_000)
+    clean = write_clean(tmp_path / "clean", 500, 8_000)
     before = oracle.five_tables(clean)["report"]["input"]
-    done = make_dirty(clean, tmp_path / "dirty", seed=3, share=0.08)
+    done = make_dirty(clean, tmp_path / "dirty", seed=3, share=0.16)
     assert dirty.every_kind() - set(done) == set()
     result = oracle.five_tables(tmp_path / "dirty")
     effects = Counter()
     for name, number in done.items():
         effects[", ".join(name.split(", ")[:2])] += number
     assert result["report"]["input"]["songs"] == {
-        "files": 1000 + sum(number for name, number in effects.items() if name.startswith("song")),
-        "records": 1000 + sum(number for name, number in effects.items() if name.startswith("song")),
+        "files": 500 + sum(number for name, number in effects.items() if name.startswith("song")),
+        "records": 500 + sum(number for name, number in effects.items() if name.startswith("song")),
         "duplicates": effects["song, duplicate"],
         "rejected": effects["song, rejected"],
     }

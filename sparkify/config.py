@@ -1,0 +1,331 @@
+"""Command line and dl.cfg -> Settings."""
+
+from __future__ import annotations
+
+import argparse
+import codecs
+import configparser
+import contextlib
+import difflib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sparkify.aws import AWS_KEYS
+from sparkify.errors import UsageError
+from sparkify.places import is_redshift, is_s3, place_of
+
+# The folder of etl.py, also where a link names it.
+HERE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+VERSION = "1.0.0"
+EMR_DEFAULTS = {
+    "release": "emr-7.14.0",  # Spark 3.5, Python 3.9
+    "workers": "2",
+    "instance_type": "m5.xlarge",
+    "service_role": "EMR_DefaultRole",
+    "instance_profile": "EMR_EC2_DefaultRole",
+}
+REGION_KEYS = ("region", "aws_region", "aws_default_region")
+CONFIG_KEYS = {
+    "data": ("input", "output"),
+    "aws": (*AWS_KEYS, *REGION_KEYS, "endpoint_url"),
+    "emr": (*EMR_DEFAULTS, "log_uri", "subnet", "key_name", "tags"),
+    "postgres": ("url", "password", "schema"),
+    "redshift": ("iam_role", "db_user", "secret_arn", "schema"),
+    "catalog": ("database", "id"),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run is told: by the command line, else by dl.cfg, else by default."""
+
+    input: str
+    output: str
+    report: str | None = None
+    max_rejected: float = 0.01
+    query: str | None = None
+    csv: bool = False
+    recover: bool = False
+    no_run: bool = False  # work on what lies in the output already
+    dry_run: bool = False  # print what would be loaded
+    cluster: str | None = None  # the EMR cluster to run the job on; "": a new one
+    stop: str | None = None  # the EMR cluster to end
+    load: str | None = None  # the database that the tables are loaded into
+    aws: dict[str, str] = field(default_factory=dict, repr=False)  # dl.cfg's [AWS]: holds secrets
+    emr: dict[str, str] = field(default_factory=dict)  # dl.cfg's [EMR]
+    postgres: dict[str, str] = field(default_factory=dict, repr=False)  # dl.cfg's [POSTGRES]: holds a password
+    redshift: dict[str, str] = field(default_factory=dict)  # dl.cfg's [REDSHIFT]
+    catalog: dict[str, str] = field(default_factory=dict)  # dl.cfg's [CATALOG]
+
+
+def read_settings(argv: Sequence[str] | None = None) -> Settings:
+    """The command line and dl.cfg -> Settings. Raises UsageError, or SystemExit as argparse does."""
+    _refuse_passwords(sys.argv[1:] if argv is None else argv)
+    arguments = _parser().parse_args(argv)
+    _refuse_contradictions(arguments)
+    config = read_config(arguments.config)
+    aws, places = config["aws"], config["data"]
+    if len([name for name in AWS_KEYS[:2] if name in aws]) == 1:
+        raise UsageError("dl.cfg has only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: fill in both, or none")
+    output = arguments.output
+    if arguments.bucket:
+        output = "s3://" + re.sub("^s3a?://", "", arguments.bucket)
+    output = place_of(output or places.get("output") or "output")
+    load, catalog = _destinations(arguments, config, output)
+    return Settings(
+        input=_input_folder(arguments.input or places.get("input") or os.path.join(HERE, "data")),
+        output=output,
+        report=_report_file(arguments.report) if arguments.report else None,
+        max_rejected=arguments.max_rejected,
+        query=arguments.query,
+        csv=arguments.csv,
+        recover=arguments.recover,
+        no_run=arguments.no_run,
+        dry_run=arguments.dry_run,
+        cluster=arguments.cluster,
+        stop=arguments.stop,
+        aws=aws,
+        emr=config["emr"],
+        load=load,
+        postgres=config["postgres"],
+        redshift=config["redshift"],
+        catalog=catalog,
+    )
+
+
+def _destinations(
+    arguments: argparse.Namespace, config: dict[str, dict[str, str]], output: str
+) -> tuple[str | None, dict[str, str]]:
+    """Where the tables of an output go besides: the URL of a database, and dl.cfg's [CATALOG] with its DATABASE.
+
+    What dl.cfg names is left out where it can't be meant: a catalogue for an output on this machine; with --no-run,
+    what its flags don't name.
+    """
+    only_named = arguments.no_run and bool(arguments.load or arguments.catalog)
+    load, catalog = arguments.load, dict(config["catalog"])
+    if not load and not only_named:
+        load = config["postgres"].get("url")
+    if arguments.catalog:
+        catalog["database"] = arguments.catalog
+    elif not is_s3(output) or (only_named and not is_redshift(load)):  # Redshift reads by the catalogue
+        catalog.pop("database", None)
+    if arguments.no_run and not load and "database" not in catalog:
+        raise UsageError("--no-run needs --load URL, or --catalog DATABASE with an --output on S3")
+    return load, catalog
+
+
+# ---- The command line ------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="etl.py",
+        allow_abbrev=False,
+        description="Song and log JSON in, the five tables songplays, users, songs, artists and time in Parquet out.",
+    )
+    add = parser.add_argument
+    source = "folder with song_data/ and log_data/, or with the two zips (default: data/ beside etl.py)"
+    add("--input", type=_filled, help=source)
+    add("--output", type=_filled, help="folder for the five tables (default: output/)")
+    add("--bucket", type=_filled, help="the same as --output s3://BUCKET")
+    config = "configuration (default: dl.cfg in this folder, else beside etl.py)"
+    add("--config", type=_filled, metavar="FILE", help=config)
+    add("--report", type=_filled, metavar="FILE", help="write the counts and the seconds of each step as JSON")
+    rejected = "fail when more than this fraction of the song or log records can't be used (default: 0.01)"
+    add("--max-rejected", type=_fraction, default=0.01, metavar="FRACTION", help=rejected)
+    query = "don't run the job, but answer a SQL query of the tables in --output; -: the query is on standard input"
+    add("--query", metavar="FILE_OR_SQL", help=query)
+    add("--csv", action="store_true", help="print the whole answer to --query as CSV (default: a table)")
+    recover = "don't run the job, but complete a publishing in --output that was interrupted, and release its lock"
+    add("--recover", action="store_true", help=recover)
+    load = (
+        "after publishing, load the tables into a database: postgresql://USER@HOST:PORT/DATABASE, or, with --catalog, "
+        "redshift://CLUSTER/DATABASE, redshift-serverless://WORKGROUP/DATABASE"
+    )
+    add("--load", type=_filled, metavar="URL", help=load)
+    catalog = "put the tables into this database of the AWS Glue Data Catalog, where Athena and others find them"
+    add("--catalog", type=_filled, metavar="DATABASE", help=catalog)
+    no_run = "don't run the job: --load, or put into --catalog, what lies in --output already"
+    add("--no-run", action="store_true", help=no_run)
+    dry_run = (
+        "change nothing: print the SQL by which --load redshift… loads what lies in --output, of which only the "
+        "numbers of rows are read"
+    )
+    add("--dry-run", action="store_true", help=dry_run)
+    add = parser.add_mutually_exclusive_group().add_argument
+    new = "run on a new EMR cluster, which ends itself"
+    add("--emr", action="store_const", const="", dest="cluster", help=new)
+    add("--emr-cluster", type=_filled, metavar="ID", dest="cluster", help="run on an EMR cluster that is running")
+    add("--emr-stop", type=_filled, metavar="ID", dest="stop", help="end an EMR cluster")
+    parser.add_argument("--version", action="version", version=f"etl.py {VERSION}")
+    return parser
+
+
+def _filled(value: str) -> str:
+    """A value that isn't empty, as that of a variable may be that isn't set."""
+    if not value:
+        raise argparse.ArgumentTypeError("it is empty: give a value, or leave it out")
+    return value
+
+
+def _refuse_passwords(arguments: Sequence[str]) -> None:
+    """Raise UsageError for a password in a URL: everybody on the machine can read a command line."""
+    if any(re.match(r"(--[\w-]+=)?\w+://[^/@:]*:.*@", argument) for argument in arguments):
+        raise UsageError(
+            "a URL on the command line has a password, which others can read there: leave it out, and put it in "
+            "~/.pgpass, in PGPASSWORD or in dl.cfg"
+        )
+
+
+def _fraction(value: str) -> float:
+    with contextlib.suppress(ValueError):
+        if 0 <= float(value) <= 1:
+            return float(value)
+    raise argparse.ArgumentTypeError(f"{value} is not from 0 to 1")
+
+
+def _refuse_contradictions(arguments: argparse.Namespace) -> None:
+    """Raise UsageError for flags that don't go together."""
+    asks = arguments.query is not None
+    on_emr = arguments.cluster is not None or arguments.stop is not None
+    to_redshift = is_redshift(arguments.load)
+    refused = {
+        "--bucket and --output name the same thing: give one": arguments.bucket and arguments.output,
+        "--csv needs --query": arguments.csv and not asks,
+        "--report needs a run: leave out --report or --query": arguments.report and asks,
+        "--recover runs nothing else: leave out --query and --report": (
+            arguments.recover and (asks or arguments.report)
+        ),
+        "--catalog and --load need a run, or --no-run: leave out --query, --recover and --emr-stop": (
+            (arguments.catalog or arguments.load) and (asks or arguments.recover or arguments.stop)
+        ),
+        "--query runs on this machine: leave out --query or --emr…": asks and on_emr,
+        "--no-run goes only with --load and --catalog: leave out --query, --recover, --report and --emr…": (
+            arguments.no_run and (asks or arguments.recover or arguments.report or on_emr)
+        ),
+        "--dry-run goes only with --load redshift…: leave out the other flags": (
+            arguments.dry_run and (not to_redshift or asks or arguments.recover or arguments.report or on_emr)
+        ),
+    }
+    for said, is_so in refused.items():
+        if is_so:
+            raise UsageError(said)
+
+
+# ---- dl.cfg ----------------------------------------------------------------------------------------------
+
+
+def read_config(path: str | None = None) -> dict[str, dict[str, str]]:
+    """dl.cfg as {section: {key: value}}, names in lower case, without empty values. Raises UsageError.
+
+    It is looked for in the working folder, then beside etl.py. No message holds a value, which may be a secret.
+    """
+    config: dict[str, dict[str, str]] = {section: {} for section in CONFIG_KEYS}
+    found = path or next(filter(os.path.isfile, ["dl.cfg", os.path.join(HERE, "dl.cfg")]), None)
+    if not found:
+        return config
+    parser = _parsed(found)
+    for section in parser.sections():
+        for key, value in parser.items(section):
+            if key not in CONFIG_KEYS.get(section.lower(), ()):
+                raise UsageError(f"{found}: {_unknown(key, section.lower())}")
+            value = re.sub(r"""^(["'])(.*)\1$""", r"\2", value.strip())
+            if value:
+                config[section.lower()][key] = value
+    places, aws = config["data"], config["aws"]
+    for key, place in places.items():
+        places[key] = _with_variables(place, f"{found}: {key.upper()}")
+    regions = [aws.pop(key) for key in REGION_KEYS if key in aws]
+    if regions:
+        aws["region"] = regions[0]
+    return config
+
+
+def _parsed(path: str) -> configparser.ConfigParser:
+    """A configuration file. What configparser says against it may quote a line, so only its number is told."""
+    # No section is special, so that the keys of one called DEFAULT are refused as unknown.
+    parser = configparser.ConfigParser(interpolation=None, default_section="")
+    lines = [_without_comment(line).strip() for line in _text_of(path).splitlines()]
+    try:
+        parser.read_string("\n".join(lines))
+    except (configparser.DuplicateOptionError, configparser.DuplicateSectionError) as error:
+        raise UsageError(f"{path}, line {error.lineno}: this name was used before; see dl.cfg.example") from None
+    except configparser.Error as error:
+        line = getattr(error, "lineno", None) or (getattr(error, "errors", None) or [["?"]])[0][0]
+        raise UsageError(f"{path}, line {line}: neither [SECTION] nor KEY = value; see dl.cfg.example") from None
+    return parser
+
+
+def _text_of(path: str) -> str:
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        hint = "copy dl.cfg.example to it, or leave --config out"
+        raise UsageError(f"can't read the configuration {path}: {error.strerror}: {hint}") from None
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
+        raise UsageError(f"{path} is UTF-16: save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8: save it as UTF-8") from None
+
+
+def _without_comment(line: str) -> str:
+    """A line up to its comment: a # or ; at the beginning or after a space, but not in a value in quotes."""
+    quoted = re.match(r"""([^=:#;]*[=:]\s*(["']).*?\2)(\s+[#;]|\s*$)""", line)
+    return quoted[1] if quoted else re.sub(r"(^|\s)[#;].*", "", line)
+
+
+def _unknown(key: str, section: str) -> str:
+    """What to say about a key that has no meaning. What isn't a plain word may be a misplaced secret: not its name."""
+    is_plain = all(re.fullmatch("[a-z_]{1,24}", word) for word in (key, section))
+    name = f"{key.upper()} in [{section.upper()}]" if is_plain else "a key"
+    sections = {known: of for of, keys in CONFIG_KEYS.items() for known in keys}
+    here = CONFIG_KEYS.get(section, ())
+    close = difflib.get_close_matches(key, here, 1) or difflib.get_close_matches(key, sections, 1, 0.75)
+    if not close:
+        return f"{name} means nothing here; see dl.cfg.example"
+    place = "" if close[0] in here else f" in [{sections[close[0]].upper()}]"
+    return f"{name} means nothing here: did you mean {close[0].upper()}{place}?"
+
+
+def _with_variables(place: str, said: str) -> str:
+    """A place with the values of its variables, $HOME or ${HOME}."""
+
+    def value(match: re.Match) -> str:
+        name = match[1] or match[2]
+        if name not in os.environ:
+            raise UsageError(f"{said} uses ${name}, which isn't set: set it, or write the folder out")
+        return os.environ[name]
+
+    return re.sub(r"\$(?:([A-Za-z_]\w*)|\{(\w+)\})", value, place)
+
+
+# ---- Places ----------------------------------------------------------------------------------------------
+
+
+def _input_folder(place: str) -> str:
+    """The place of the input, which is a folder: for a pattern or a file the folder to name instead is told."""
+    folder = place_of(place)
+    is_pattern = re.search("[*?]", folder)
+    is_s3_file = is_s3(folder) and re.search(r"\.(json|jsonl|ndjson|zip)(\.gz)?$", place)
+    if os.path.isdir(folder) or not (is_pattern or is_s3_file or os.path.isfile(folder)):
+        return folder
+    data_or_pattern = r"(?:^|(?<!/)/)(?:(?:song|log)[-_]data\b|[^/]*[*?])"
+    above, *below = re.split(data_or_pattern, folder, maxsplit=1)
+    if not below:
+        above = os.path.dirname(folder)
+    raise UsageError(f"{place}: name the folder with song_data/ and log_data/, as it is: --input {above or '.'}")
+
+
+def _report_file(place: str) -> str:
+    """The place of the report. Its folder must be there: it is written at the end, which is late to find out."""
+    report = place_of(place)
+    folder = os.path.dirname(report) or "."
+    if not is_s3(report) and not os.path.isdir(folder):
+        raise UsageError(f"--report {place}: there is no folder {folder}: make it first")
+    return report

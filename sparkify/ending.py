@@ -1,0 +1,63 @@
+"""How the program ends: an exit status, and for what went wrong one line that says what to do."""
+
+import logging
+import os
+import shutil
+import sys
+from types import TracebackType
+from typing import Optional
+
+from py4j.protocol import Py4JError
+from pyspark.errors import PySparkException
+
+from sparkify.errors import JobError, PlaceError, UsageError, java_cause
+from sparkify.session import work_folder
+
+
+class Ending:
+    """What main does around the work: a folder for its files, and the line that an error becomes.
+
+    outcome: what holds if something goes wrong now, such as "nothing is published"; empty before anything is begun.
+    status: 0 done, 1 failed, 2 called wrongly.
+    """
+
+    def __init__(self) -> None:
+        self.outcome, self.status = "", 0
+        self.work = work_folder()  # stays where an error names a file in it
+
+    def __enter__(self) -> "Ending":
+        logging.getLogger().addHandler(logging.NullHandler())  # py4j's, of calls that Ctrl-C interrupts
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="backslashreplace")
+        return self
+
+    def __exit__(self, _: Optional[type], error: Optional[BaseException], __: Optional[TracebackType]) -> bool:
+        said = self.said(error) if error else ""
+        if said:
+            self.status = 2 if isinstance(error, UsageError) or self.is_early(error) else 1
+            print(f"etl.py: {said}", file=sys.stderr)
+        if self.work not in said:
+            shutil.rmtree(self.work, ignore_errors=True)
+        return bool(said)
+
+    def is_early(self, error: BaseException) -> bool:
+        """Whether a place refused something before anything was begun."""
+        return isinstance(error, PlaceError) and not self.outcome
+
+    def said(self, error: BaseException) -> str:
+        """An error as one line; empty for one that nobody foresaw."""
+        outcome = f"; {self.outcome}" if self.outcome else ""
+        if isinstance(error, UsageError):
+            return str(error)
+        if isinstance(error, JobError):
+            is_said = not outcome or "published" in str(error)
+            return str(error) if is_said else f"{error}{outcome}"
+        if isinstance(error, PlaceError):
+            return f"{error}{outcome}"
+        if isinstance(error, KeyboardInterrupt):
+            return f"interrupted{outcome}"
+        if isinstance(error, (Py4JError, PySparkException)):
+            return f"the job failed: {java_cause(error)}{outcome}; see {os.path.join(self.work, 'spark.log')}"
+        if isinstance(error, OSError):
+            return f"failed: {error}{outcome}"
+        return ""

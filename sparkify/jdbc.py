@@ -1,0 +1,215 @@
+"""A connection to PostgreSQL by Java's driver, whose password is looked up here, and what is said there as one line."""
+
+import contextlib
+import os
+import pwd
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, Optional
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
+
+from py4j.protocol import Py4JError, Py4JJavaError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from sparkify.config import Settings
+from sparkify.errors import JobError, UsageError, java_cause
+from sparkify.report import say
+from sparkify.session import jdbc_connection
+
+DRIVER = "org.postgresql.Driver"
+URL_FORM = "postgresql://USER@HOST:PORT/DATABASE"
+URL_OPTIONS = ("sslmode", "sslrootcert")  # after a ? in the URL
+LONGEST_SCHEMA = 40  # characters: names made of it are longer, and PostgreSQL cuts them after 63 bytes
+# What to do, by the beginning of PostgreSQL's code for what it says.
+HINTS = {
+    "08001": "start that server, or correct host and port",
+    "28P01": "correct the password: PASSWORD in dl.cfg, else PGPASSWORD, else ~/.pgpass",
+    "28": "let the server's pg_hba.conf admit this user from here; where it wants TLS, add ?sslmode=require to the URL",
+    "3D000": "make it, as with createdb, or name another",
+    "42501": "let its owner GRANT that right, or name another SCHEMA in dl.cfg",
+    "53100": "make room on the server's disk",
+    "53300": "wait until others have gone, or allow more connections",
+    "57P03": "wait until the server has started",
+    "22": "PostgreSQL can't hold this value in a database of this encoding",
+    "25006": "name the server that can be written to",
+    "54000": "PostgreSQL can't hold a value of this size",
+}
+IN_WORDS = {  # what executors say comes without a code
+    "No space left|disk full": "53100",
+    "too many clients|connection slots": "53300",
+    "has no equivalent in encoding|invalid byte sequence": "22",
+    "refused|timed out|unknown host|UnknownHost": "08001",
+    "no password was provided|password authentication failed": "28P01",
+    "does not support SSL|SSL error|certificate": "ssl",
+}
+HINTS["ssl"] = "let the server offer TLS with a certificate that is trusted here, or leave sslmode out"
+
+
+class Target(NamedTuple):
+    """A database, and the schema there that the tables go to; place: the database as it may be printed."""
+
+    place: str
+    url: str
+    properties: dict[str, str]  # of the driver: holds the password
+    schema: str
+
+    def __repr__(self) -> str:
+        return f"Target({self.place}, {self.schema})"
+
+
+# ---- Where to ----------------------------------------------------------------------------------------------
+
+
+def target_of(settings: Settings) -> Target:
+    """The database that settings name. Raises UsageError for a URL that is none; no message holds a password."""
+    url = urlsplit(settings.load)
+    try:
+        port = url.port or int(os.environ.get("PGPORT") or 5432)
+    except ValueError:
+        raise UsageError(f"--load: the port is no number from 1 to 65535: give {URL_FORM}") from None
+    if url.password is not None:
+        raise UsageError("the URL to load into has a password: put it in ~/.pgpass, PGPASSWORD or PASSWORD of dl.cfg")
+    asked = dict(parse_qsl(url.query))
+    unknown = [name for name in asked if name not in URL_OPTIONS]
+    if unknown:
+        raise UsageError(f"--load: {unknown[0]} in the URL means nothing here: only {' and '.join(URL_OPTIONS)} do")
+    user = unquote(url.username or "") or os.environ.get("PGUSER") or _user_here()
+    host, database = url.hostname or "localhost", unquote(url.path.strip("/")) or user
+    schema = settings.postgres.get("schema", "sparkify")
+    if len(schema.encode()) > LONGEST_SCHEMA or schema.startswith("pg_") or schema == "information_schema":
+        raise UsageError(f"SCHEMA in dl.cfg is reserved, or longer than {LONGEST_SCHEMA} bytes: choose another name")
+    password = settings.postgres.get("password") or os.environ.get("PGPASSWORD")
+    password = password or _password_in_file([host, str(port), database, user])
+    properties = {"user": user, "ApplicationName": "sparkify-etl", "tcpKeepAlive": "true", **asked}
+    properties.update({"connectTimeout": "20", "reWriteBatchedInserts": "true"})
+    properties.update({"password": password} if password else {})
+    host = f"[{host}]" if ":" in host else host
+    place = f"postgresql://{quote(user, safe='')}@{host}:{port}/{quote(database, safe='')}"
+    return Target(place, f"jdbc:postgresql://{host}:{port}/{quote(database, safe='')}", properties, schema)
+
+
+def _user_here() -> str:
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # a container may run as a user without a name
+        raise UsageError(f"--load names no user: give {URL_FORM}") from None
+
+
+def _password_in_file(wanted: list[str]) -> Optional[str]:
+    """The password that ~/.pgpass, or the file that PGPASSFILE names, has for [host, port, database, user]."""
+    path = Path(os.environ.get("PGPASSFILE") or "~/.pgpass").expanduser()
+    try:
+        if path.stat().st_mode & 0o077:
+            say(f"etl.py: warning: {path} isn't read, as others may read it: chmod 600 {path}")
+            return None
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return None
+    for line in lines:
+        fields = re.fullmatch(r"((?:\\.|[^:\\])*):" * 4 + "(.*)", line)
+        if fields and not line.startswith("#"):
+            *given, password = [re.sub(r"\\(.)", r"\1", field) for field in fields.groups()]
+            if all(name in (value, "*") for name, value in zip(given, wanted)):
+                return password
+    return None
+
+
+# ---- A connection --------------------------------------------------------------------------------------------
+
+
+class Database:
+    """A connection, in which each statement is a transaction of its own but in a block of transaction()."""
+
+    def __init__(self, spark: SparkSession, target: Target):
+        self._connection = jdbc_connection(spark, DRIVER, target.url, target.properties)
+        # What a role or a database sets for its analysts mustn't stop a load.
+        self.do("SET statement_timeout = 0; SET lock_timeout = 0; SET standard_conforming_strings = on")
+
+    def do(self, *statements: str) -> None:
+        """Run statements, one after the other."""
+        made = self._connection.createStatement()
+        for statement in statements:
+            made.execute(statement)
+        made.close()
+
+    def ask(self, query: str) -> list[tuple[Optional[str], ...]]:
+        """The rows of a query, each value as its text or None."""
+        made = self._connection.createStatement()
+        found, rows = made.executeQuery(query), []
+        columns = range(1, found.getMetaData().getColumnCount() + 1)
+        while found.next():
+            rows.append(tuple(found.getString(column) for column in columns))
+        made.close()
+        return rows
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What the block does is done together, or, when it raises, not at all."""
+        self._connection.setAutoCommit(False)
+        try:
+            yield
+            self._connection.commit()
+        except BaseException:
+            with contextlib.suppress(Py4JError):
+                self._connection.rollback()
+            raise
+        finally:
+            with contextlib.suppress(Py4JError):
+                self._connection.setAutoCommit(True)
+
+    def close(self) -> None:
+        with contextlib.suppress(Py4JError):
+            self._connection.close()
+
+
+def quoted(*names: str) -> str:
+    """Names as SQL takes them: 'a', 'b' -> "a"."b"."""
+    return ".".join('"{}"'.format(name.replace('"', '""')) for name in names)
+
+
+def literal(text: str) -> str:
+    """A text as SQL takes it."""
+    return "'{}'".format(text.replace("'", "''"))
+
+
+# ---- What is said against it ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def database_calls(target: Target, refusal: type[Exception] = JobError) -> Iterator[None]:
+    """What a database, its driver or Spark says against the block becomes a refusal of one line."""
+    try:
+        yield
+    except (Py4JError, PySparkException) as error:
+        state, said = code_of(error), said_by(error)
+        hint = hint_for(state, said)
+        raise refusal(f"{target.place}: {said}{': ' if hint else ''}{hint}") from None
+
+
+def code_of(error: Exception) -> str:
+    """PostgreSQL's code for an error that the driver has raised here; else empty."""
+    with contextlib.suppress(Exception):  # what isn't the driver's has no such method
+        if isinstance(error, Py4JJavaError):
+            return error.java_exception.getSQLState() or ""
+    return ""
+
+
+def said_by(error: Exception) -> str:
+    """What the server or the driver says, with its detail, in one line."""
+    text = str(error)
+    found = re.findall(r"PSQLException: (.*(?:\n +Detail: .*)?)", text)
+    said = found[-1] if found else java_cause(error)
+    return re.sub(r"\s+", " ", re.sub(r"^(ERROR|FATAL): ", "", said)).strip(" .")[:400]
+
+
+def hint_for(state: str, said: str) -> str:
+    """What to do about an error, by its code, else by its words; empty where that is unknown."""
+    by_words = next((code for words, code in IN_WORDS.items() if re.search(words, said, re.I)), "")
+    for code in (state, state[:2], by_words):
+        if code in ("08001", "08004", "08006", "08"):  # the driver gives these to whatever is wrong with connecting
+            code = by_words or code
+        if code in HINTS:
+            return HINTS[code]
+    return ""

@@ -1,0 +1,29 @@
+"""Work side by side on threads."""
+
+from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, Callable
+
+from pyspark.sql import SparkSession
+
+REQUESTS = 32  # at once: on S3 more are no faster
+
+
+def in_parallel(action: Callable[[Any], Any], items: Collection) -> list[Any]:
+    """The results of action(item) for each item, on threads, so that Spark jobs overlap; the first error is raised."""
+    with ThreadPoolExecutor(min(REQUESTS, max(1, len(items)))) as pool:
+        futures = [pool.submit(action, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException as error:
+            for future in futures:
+                future.cancel()
+            while isinstance(error, KeyboardInterrupt) and wait(futures, 0.5).not_done:
+                if spark := SparkSession.getActiveSession():
+                    spark.sparkContext.cancelAllJobs()
+            raise
+
+
+def side_by_side(*jobs: Callable[[], Any]) -> list[Any]:
+    """The results of some functions without arguments: see in_parallel."""
+    return in_parallel(lambda job: job(), jobs)

@@ -1,0 +1,227 @@
+"""From staging to the tables' places, whether on a disk or on S3: one move after the other, by a journal.
+
+A run that is killed between two moves leaves the journal, by which the next one, or --recover, makes the other moves.
+"""
+
+import contextlib
+import json
+import os
+import re
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Optional
+
+from sparkify.errors import JobError, PlaceError, UsageError
+from sparkify.lock import Lock
+from sparkify.parallel import in_parallel
+from sparkify.places import DATA_FOLDERS, STAGING_DAYS, bucket_and_key, data_files, is_hidden, is_s3
+from sparkify.report import pause
+from sparkify.schema import STAGED, TABLES
+from sparkify.storage import LocalStorage
+
+JOURNAL = "_journal.json"
+PUBLISHED = "_published.json"  # which run the tables are of, and how many rows they have
+RUN_TIME = "%Y%m%dT%H%M%SZ"  # of the id of a run, UTC
+RUN_ID = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
+
+
+def new_run_id() -> str:
+    return f"{time.strftime(RUN_TIME, time.gmtime())}-{uuid.uuid4().hex[:8]}"
+
+
+def staging_of(run_id: str) -> str:
+    """The folder of a storage where a run stages."""
+    return f"_staging/{run_id}"
+
+
+def prepare(storage: Any, lock: Lock, say: Callable[[str], None]) -> None:
+    """Complete what was interrupted before, and remove what dead runs have left; each is said."""
+    if recovered := recover(storage, lock):
+        say(f"finished publishing run {recovered}, which was interrupted")
+    for old in discard_old_staging(storage):
+        say(f"removed what run {old} left in {storage.path('_staging')}")
+
+
+def publish(storage: Any, run_id: str, lock: Lock, rows: Optional[dict[str, int]] = None) -> str:
+    """Put the staged tables in the place of the old ones, by a journal of what was staged; returns the run's id.
+
+    A folder of which nothing was staged (_rejected, when nothing is) is taken away. rows: how many each table has, kept
+    for the next run. The next run, or --recover, completes what was interrupted. Nothing is moved without the lock:
+    JobError when another run has taken it.
+    """
+    staging = staging_of(run_id)
+    start = len(staging) + 1
+    files = Counter(name[start:].split("/")[0] for name in data_files(storage.list(staging)))
+    journal = {"run_id": run_id, "staged": {folder: files[folder] for folder in STAGED}, "rows": rows}
+    pause("before the journal")
+    lock.check()
+    if read_journal(storage) is not None:
+        raise JobError(f"{storage.path(JOURNAL)} is there already: run it again, which completes that publishing first")
+    storage.write(JOURNAL, json.dumps(journal).encode())
+    return recover(storage, lock)
+
+
+def recover(storage: Any, lock: Lock) -> Optional[str]:
+    """Do what a journal says, from wherever the publishing stopped; the run's id, or None without a journal."""
+    journal = read_journal(storage)
+    if journal is None:
+        return None
+    staging = staging_of(journal["run_id"])
+    pause("the journal")
+    lock.check()
+    try:
+        for moved in storage.replace(staging, journal["staged"]):
+            pause(moved)
+            lock.check()
+    except FileNotFoundError as error:
+        raise JobError(f"{error}: restore it, or delete {storage.path(JOURNAL)} to give that run up") from None
+    if journal.get("rows"):
+        about = {"run_id": journal["run_id"], "rows": journal["rows"]}
+        storage.write(PUBLISHED, json.dumps(about).encode())
+    storage.delete([JOURNAL])
+    pause("the journal removed")
+    with contextlib.suppress(PlaceError):  # what is left goes after STAGING_DAYS
+        storage.discard(staging)
+    return journal["run_id"]
+
+
+def read_journal(storage: Any) -> Optional[dict]:
+    """What the journal says, or None without one. Raises JobError for one that is damaged."""
+    try:
+        text = storage.read(JOURNAL)
+    except FileNotFoundError:
+        return None
+    with contextlib.suppress(ValueError):
+        journal = json.loads(text)
+        if isinstance(journal, dict) and "run_id" in journal and isinstance(journal.get("staged"), dict):
+            return journal
+    raise JobError(
+        f"{storage.path(JOURNAL)} is damaged: look at what is in {storage.path('_staging')}, and delete it; the next "
+        "run writes all tables"
+    )
+
+
+def last_published(storage: Any) -> Optional[dict[str, Any]]:
+    """{"run_id": of the run that has published last, "rows": {table: how many}}, or None where that isn't known."""
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        about = json.loads(storage.read(PUBLISHED))
+        return {"run_id": str(about["run_id"]), "rows": {table: int(about["rows"][table]) for table in TABLES}}
+    return None
+
+
+def rows_published(storage: Any) -> dict[str, int]:
+    """How many rows each table had that the last run has published; empty where that isn't known."""
+    last = last_published(storage)
+    return last["rows"] if last else {}
+
+
+def check_complete(storage: Any) -> None:
+    """Raise UsageError where a run is between two moves, or was killed there: the tables are of two runs."""
+    journal = read_journal(storage)
+    if journal is not None:
+        raise UsageError(
+            f"run {journal['run_id']} has published only some of its tables in {storage.place}: wait until it ends; if "
+            f"it was killed, run `python etl.py --recover --output {storage.place}`"
+        )
+
+
+def published(storage: Any) -> dict[str, Any]:
+    """last_published of a storage whose tables are all that run's.
+
+    Raises UsageError where no run has published them, or one hasn't finished.
+    """
+    check_complete(storage)
+    about = last_published(storage)
+    if about:
+        return about
+    raise UsageError(f"no run has published its tables in {storage.place}: run etl.py with this --output first")
+
+
+def recover_only(storage: Any) -> str:
+    """Complete a publishing that was interrupted, and release the lock of a dead run; returns what was done, a line."""
+    storage.folders()  # raises PlaceError where there is no such place
+    with Lock(storage, new_run_id(), take=True) as lock:
+        recovered = recover(storage, lock)
+    done = [lock.replaced] if lock.replaced else []
+    if recovered:
+        done.append(f"finished publishing run {recovered}, which was interrupted")
+    else:
+        done.append("nothing was interrupted")
+    return f"{storage.place}: {'; '.join(done)}"
+
+
+def discard_old_staging(storage: Any) -> list[str]:
+    """Remove what runs that began more than STAGING_DAYS ago have left in staging; returns their ids.
+
+    Nothing whose name isn't exactly a run's id is touched, and what can't be removed stays. To be called when no
+    journal is left.
+    """
+    oldest = time.strftime(RUN_TIME, time.gmtime(time.time() - STAGING_DAYS * 86400))
+    removed = []
+    with contextlib.suppress(PlaceError):
+        for name in storage.folders("_staging"):
+            if re.fullmatch(RUN_ID, name) and name < oldest:
+                storage.discard(staging_of(name))
+                removed.append(name)
+    return removed
+
+
+# --- Before anything is written ---------------------------------------------------------------------------------------
+
+
+def check_output(source: str, storage: Any, report: Optional[str] = None) -> None:
+    """Raise UsageError or PlaceError when the tables of an input can't or mustn't be written to a storage.
+
+    Input and output may share a folder or a bucket, but no table may lie in a folder of data, and no data where a
+    table, the staging or what was rejected goes. Writes nothing that stays.
+    """
+    here, there = _parts(source), _parts(storage.place)
+    if there[: len(here)] == here:
+        data = [part for part in there[len(here) :] if part in DATA_FOLDERS]
+        if data:
+            raise UsageError(f"the output {storage.place} lies in {data[0]} of the input: choose another --output")
+    if here[: len(there)] == there:
+        inner = (here[len(there) :] or [""])[0]
+        if inner in TABLES or is_hidden(inner):
+            raise UsageError(
+                f"the input {source} lies in {storage.path(inner)}, which a run replaces: choose another --output"
+            )
+    for table, names in zip(TABLES, in_parallel(storage.everything, TABLES)):
+        check_names(storage, table, names)
+    storage.check_writable()
+    if report:
+        check_report(report, storage)
+
+
+def _parts(place: str) -> list[str]:
+    """A place as the names of its folders, links resolved."""
+    return (place if "://" in place else os.path.realpath(place)).rstrip("/").split("/")
+
+
+def check_names(storage: Any, table: str, names: dict) -> None:
+    """Raise UsageError when a file or a folder that lies below a table's folder is none of that table."""
+    for name in names:
+        *folders, last = name[len(table) + 1 :].split("/")  # of an empty folder the last is empty
+        strange = {folder.split("=")[0] for folder in folders} - {*TABLES[table].partitions}
+        strange = strange or (last and not last.endswith((".parquet", "$folder$")))
+        if strange and not is_hidden(name):
+            raise UsageError(
+                f"{storage.path(name)} is not of the table {table}, which this run would replace: choose another "
+                "--output"
+            )
+
+
+def check_report(report: str, storage: Any) -> None:
+    """Raise UsageError when a report can't be written, or would lie in the folder of a table."""
+    if is_s3(report):
+        if not bucket_and_key(report)[1]:
+            raise UsageError(f"--report {report} is a bucket: name an object in it")
+        return
+    if os.path.isdir(report):
+        raise UsageError(f"--report {report} is a folder: name a file")
+    parts = _parts(report)
+    if any(parts[: len(folder)] == folder for folder in (_parts(storage.path(table)) for table in TABLES)):
+        raise UsageError(f"--report {report} lies in the folder of a table: name another file")
+    LocalStorage(os.path.dirname(os.path.realpath(report))).check_writable()

@@ -1,0 +1,339 @@
+"""What stands in a file -> records, or the reason why not.
+
+A file is a stream of JSON objects: one a line as a rule, several on a line, one over many lines, or all of them in one
+array. Plain Python, which knows no Spark: the driver and the tasks run the same.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, Callable, Optional
+
+from sparkify.schema import EVENT_FIELDS, PLAY_KEY, RECORDS, SONG_FIELDS
+
+LAST_MS = 4_133_980_800_000  # 2101-01-01: a ts from then on is no time of a play
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BLANKS = b" \t\r\n"
+NOT_AN_OBJECT = "not one JSON object"
+UNREADABLE = "can't be read"  # the reason of a row that stands for a whole file: raw says why
+EXACT = 1 << 53  # below it a float is one whole number, and no other
+NEEDED_OF_A_SONG = ("song_id", "artist_id", "title")
+TEXT_FIELDS = {"page", *[name for name, (_, kind) in [*SONG_FIELDS.items(), *EVENT_FIELDS.items()] if kind == "string"]}
+
+WHOLE = re.compile(r"[0-9]+(\.0+)?")
+NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+Row = tuple[Any, ...]  # the columns of schema.RECORDS
+Judgement = tuple[Optional[str], Optional[list[Any]]]  # the reason of a rejection, the values of a record
+
+
+def song_rows(content: bytes, source: str) -> Iterator[Row]:
+    """A song file -> the rows of its records, by RECORDS['songs']; a rejected one keeps its source and its text.
+
+    A file in which no object is found, such as an empty one, is one rejected record.
+    """
+    content = without_mark(content).strip(BLANKS)
+    found = list(judged_texts(content, judged_song))
+    if all(reason == NOT_AN_OBJECT for _, reason, _ in found):
+        found = [(content, NOT_AN_OBJECT, None)]
+    used = row_maker(content)
+    for text, reason, values in found:
+        yield rejected("songs", reason, source, text) if reason else used(values)
+
+
+def event_rows(content: bytes, source: str) -> Iterator[Row]:
+    """A log, or whole lines of one -> the rows of its plays and its rejected events, by RECORDS['logs'].
+
+    Events that are no plays are counted: a last row has their number.
+    """
+    others, used = 0, row_maker(content)
+    for text, reason, values in judged_texts(without_mark(content), event_judge()):
+        if reason:
+            yield rejected("logs", reason, source, text)
+        elif values:
+            yield used(values)
+        else:
+            others += 1
+    if others:
+        yield (None, None, None, others, *[None] * len(EVENT_FIELDS))
+
+
+def judged_texts(content: bytes, judge: Callable[[Any], Judgement]) -> Iterator[tuple[bytes, Optional[str], Any]]:
+    """(text, why it is rejected, values) of each record in a file, or in whole lines of one."""
+    parse = json_parser()
+    elements = array_elements(content)
+    lines = elements or content.split(b"\n")
+    at = 0
+    while at < len(lines):
+        text = lines[at]
+        reason, values = judged(text, judge, parse)
+        at += 1
+        if not reason:
+            yield text, None, values
+            continue
+        text = without_mark(text[:-1] if text.endswith(b"\r") else text)
+        if not text.strip(BLANKS):
+            continue
+        if reason != NOT_AN_OBJECT or elements:
+            yield text, reason, None
+            continue
+        texts, at = objects_from(lines, at - 1)
+        for part in texts or [text]:
+            yield (part, *judged(part, judge, parse))
+
+
+# --- Texts: of a file, one a record -----------------------------------------------------------------------------------
+
+
+def array_elements(content: bytes) -> list[bytes]:
+    """The texts of the elements, where a file is one array of objects; else none."""
+    if not content.lstrip(BLANKS).startswith(b"["):
+        return []
+    text = content.decode("utf-8", "replace").strip()
+    found, at, decode = [], skip_blanks(text, 1), decoder().raw_decode
+    try:
+        while True:
+            _, end = decode(text, at)
+            found.append(text[at:end].encode())
+            at = skip_blanks(text, end)
+            if text[at] == "]":
+                return found if at == len(text) - 1 else []
+            if text[at] != ",":
+                return []
+            at = skip_blanks(text, at + 1)
+    except (ValueError, RecursionError, IndexError):
+        return []
+
+
+def objects_from(lines: list[bytes], first: int) -> tuple[list[bytes], int]:
+    """The texts of objects that begin with a line, one behind the other, up to the end of a line; the line after it.
+
+    An object may go over many lines. None where something else stands between or behind them.
+    """
+    nothing: list[bytes] = []
+    number, decode = 1, decoder().raw_decode
+    while lines[first].lstrip(BLANKS).startswith(b"{"):
+        text = b"\n".join(lines[first : first + number]).decode("utf-8", "replace")
+        found, at = [], skip_blanks(text, 0)
+        try:
+            while at < len(text) and text[at] == "{":
+                _, end = decode(text, at)
+                found.append(text[at:end].encode())
+                at = skip_blanks(text, end)
+                if at == len(text) or "\n" in text[end:at]:
+                    return found, first + text.count("\n", 0, end) + 1
+            return nothing, first + 1
+        except json.JSONDecodeError as error:
+            is_cut = not text[error.pos :].strip()
+            if not is_cut or first + number >= len(lines):
+                return nothing, first + 1
+        except (ValueError, RecursionError):
+            return nothing, first + 1
+        number *= 16
+    return nothing, first + 1
+
+
+def skip_blanks(text: str, at: int) -> int:
+    """Where the first character from a place on is that is no blank."""
+    while at < len(text) and text[at] in " \t\r\n":
+        at += 1
+    return at
+
+
+def is_by_line(content: bytes) -> bool:
+    """Whether a log that begins so has whole objects on its lines, and may be cut where a line ends."""
+    line = content.lstrip(BLANKS + BYTE_ORDER_MARK).split(b"\n", 1)[0]
+    return bool(objects_from([line], 0)[0]) or not line.startswith((b"{", b"["))
+
+
+def without_mark(content: bytes) -> bytes:
+    """The content without a byte order mark."""
+    return content[len(BYTE_ORDER_MARK) :] if content.startswith(BYTE_ORDER_MARK) else content
+
+
+def judged(raw: bytes, judge: Callable[[Any], Judgement], parse: Callable[[bytes], Any]) -> Judgement:
+    """What judge says of the JSON value that a text is."""
+    try:
+        try:
+            return judge(parse(raw))
+        except InexactError:
+            return judge(exact_parser()(raw))
+    except (ValueError, RecursionError):
+        return NOT_AN_OBJECT, None
+
+
+def judged_song(song: Any) -> Judgement:
+    """Why a JSON value is no usable song, or the values of SONG_FIELDS."""
+    if type(song) is not dict:
+        return NOT_AN_OBJECT, None
+    values = [read(song.get(name)) for name, read in SONG_READERS]
+    for name, value in zip(SONG_FIELDS, values):
+        if value is None and name in NEEDED_OF_A_SONG:
+            return f"no {name}", None
+    return None, values
+
+
+def event_judge() -> Callable[[Any], Judgement]:
+    """A function from a JSON value to why it is no usable event, or the values of EVENT_FIELDS, or neither: no play."""
+    readers = [(name, read, Memo(read)) for name, read in EVENT_READERS]
+    key_size = len(PLAY_KEY)
+
+    def judge(event: Any) -> Judgement:
+        if type(event) is not dict:
+            return NOT_AN_OBJECT, None
+        field = event.get
+        page = field("page")
+        if page != "NextSong":
+            return (None if text(page) else "no page"), None
+        values = [memo[v] if type(v := field(name)) is str else read(v) for name, read, memo in readers]
+        key = values[:key_size]
+        if None in key:
+            return f"no whole {list(EVENT_FIELDS)[key.index(None)]}", None
+        if key[0] >= LAST_MS:
+            return "ts after the year 2100", None
+        return None, values
+
+    return judge
+
+
+class Memo(dict):
+    """{text: what a reader makes of it}, read once; equal texts become one object, pickled once in a batch of rows."""
+
+    def __init__(self, read: Callable[[Any], Any]):
+        super().__init__()
+        self.read = read
+
+    def __missing__(self, value: str) -> Any:
+        made = self[value] = self.read(value)
+        return made
+
+
+def row_maker(content: bytes) -> Callable[[list[Any]], Row]:
+    """A function from the values of a record in a content to its row."""
+    if b"\\ud" in content or b"\\uD" in content:
+        return lambda values: (None, None, None, None, *map(whole_characters, values))
+    return lambda values: (None, None, None, None, *values)
+
+
+def rejected(kind: str, reason: str, source: str, raw: bytes) -> Row:
+    """The row of a record that can't be used, or, with the reason UNREADABLE, of a file."""
+    return (reason, source, raw.decode("utf-8", "replace"), *[None] * (len(RECORDS[kind]) - 3))
+
+
+def whole_characters(value: Any) -> Any:
+    """A text with ? for halves of characters, which JSON's escapes can name and UTF-8 can't."""
+    return value.encode("utf-8", "replace").decode() if type(value) is str and not value.isascii() else value
+
+
+# --- One value --------------------------------------------------------------------------------------------------------
+
+
+def whole_number(value: Any) -> Optional[int]:
+    """A whole number from 0 up to bigint's, as a JSON number or in a string: 7, '007', 26.0, '26.0'."""
+    if type(value) is str and WHOLE.fullmatch(value):
+        digits, point, _ = value.partition(".")
+        value = int(digits) if len(digits) < 20 else int(digits.lstrip("0")[:20] or 0)
+        if point and value >= EXACT:
+            return None
+    if type(value) is float and abs(value) < EXACT and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and 0 <= value < 1 << 63 else None
+
+
+def number(value: Any) -> Optional[float]:
+    """A number that a double can hold, as a JSON number or in a string."""
+    if type(value) is str and NUMBER.fullmatch(value):
+        value = float(value)
+    if type(value) is int and abs(value) < 10**308:
+        value = float(value)
+    return value if type(value) is float and math.isfinite(value) else None
+
+
+def small_number(value: Any) -> Optional[int]:
+    """A whole number that an int can hold, as a JSON number or in a string."""
+    if type(value) is not int:
+        exact = number(value)
+        value = int(exact) if exact is not None and exact.is_integer() else None
+    return value if value is not None and -(1 << 31) <= value < 1 << 31 else None
+
+
+def text(value: Any) -> Optional[str]:
+    """A text that isn't empty; a whole number as its text. Raises InexactError for what may be a whole number."""
+    if type(value) is str:
+        return value or None
+    if type(value) is float:
+        raise InexactError
+    return str(value) if type(value) is int else None
+
+
+def user_agent(value: Any) -> Optional[str]:
+    """A text without the quotes that wrap it."""
+    agent = text(value)
+    if agent and len(agent) > 1 and agent[0] == agent[-1] == '"':
+        return agent[1:-1] or None
+    return agent
+
+
+READERS: dict[str, Callable[[Any], Any]] = {
+    "bigint": whole_number,
+    "double": number,
+    "int": small_number,
+    "string": text,
+}
+SONG_READERS = [(name, READERS[kind]) for name, (_, kind) in SONG_FIELDS.items()]
+EVENT_READERS = [
+    (name, user_agent if name == "userAgent" else READERS[kind]) for name, (_, kind) in EVENT_FIELDS.items()
+]
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
+class InexactError(Exception):
+    """orjson gives a whole number beyond 64 bits as a float."""
+
+
+def decoder() -> json.JSONDecoder:
+    """A reader of JSON for which NaN, Infinity and -Infinity, which Python writes, are null.
+
+    It is made where it is used: it can't be sent to tasks.
+    """
+    return json.JSONDecoder(parse_constant=lambda name: None)
+
+
+def exact_parser() -> Callable[[bytes], Any]:
+    """A function from bytes to the JSON value that they are, numbers with a fraction in text fields as null.
+
+    It raises ValueError or RecursionError for bytes that are none.
+    """
+    decode = decoder().decode
+
+    def parse(content: bytes) -> Any:
+        value = decode(content.decode("utf-8", "replace"))
+        if type(value) is not dict:
+            return value
+        return {name: None if type(field) is float and name in TEXT_FIELDS else field for name, field in value.items()}
+
+    return parse
+
+
+def json_parser() -> Callable[[bytes], Any]:
+    """As exact_parser, but for numbers with a fraction in text fields, which stay.
+
+    orjson, where it is installed, is only a faster road (1.3 instead of 5.7 µs a line): what it refuses is read by
+    json, whose answer counts.
+    """
+    exact = exact_parser()
+    try:
+        import orjson
+    except ImportError:
+        return exact
+
+    def parse(content: bytes) -> Any:
+        try:
+            return orjson.loads(content)
+        except ValueError:
+            return exact(content)
+
+    return parse

@@ -1,0 +1,195 @@
+"""Steps with their seconds, the summary, the report."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from sparkify.config import Settings
+from sparkify.parallel import in_parallel
+from sparkify.places import is_hidden
+from sparkify.schema import TABLES
+from sparkify.storage import storage_of
+
+CLEAR_LINE = "\r\033[K"  # of a terminal
+
+
+def pause(point: str) -> None:
+    """A place where the tests kill the program: where SPARKIFY_ETL_PAUSE names it, it waits for that."""
+    if os.environ.get("SPARKIFY_ETL_PAUSE") == point:
+        print(f"paused at {point}", file=sys.stderr, flush=True)
+        time.sleep(600)
+
+
+def say(line: str) -> None:
+    """A line on standard error, at once."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class Watch:
+    """Says each change of something that is watched, with the seconds since it was begun."""
+
+    def __init__(self) -> None:
+        self._start, self._shown = time.monotonic(), ""
+
+    def show(self, state: str) -> None:
+        """Say a state, unless it is the one before."""
+        if state != self._shown:
+            say(f"{time.monotonic() - self._start:7.0f} s  {state}")
+            self._shown = state
+
+
+# ---- Steps -----------------------------------------------------------------------------------------------
+
+
+class Steps:
+    """The steps of a run: each has a line on standard error when it ends, and its seconds are kept.
+
+    A line says when the step ended, in seconds since the start, and how many of them it took: steps may overlap.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = time.monotonic()
+        self._has_header = False
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """The block is the step of a name."""
+        if not self._has_header:
+            self._has_header = True
+            self.say(f"{'at s':>7}  {'took s':>7}  step")
+        begin = time.monotonic()
+        pause(f"{name} begins")
+        yield
+        self.seconds[name] = round(time.monotonic() - begin, 3)
+        self.say(f"{self.since_start():7.1f}  {self.seconds[name]:7.1f}  {name}")
+        pause(f"{name} ends")
+
+    def since_start(self) -> float:
+        """The seconds since the steps were made."""
+        return round(time.monotonic() - self._start, 3)
+
+    def say(self, line: str) -> None:
+        """A line on standard error, in the place of the bar."""
+        say(f"{CLEAR_LINE if sys.stderr.isatty() else ''}{line}")
+
+    @contextlib.contextmanager
+    def bar(self, spark: SparkSession) -> Iterator[None]:
+        """On a terminal, a line with the tasks of the stages that run, until the block ends."""
+        if not sys.stderr.isatty():
+            yield
+            return
+        done = threading.Event()
+        thread = threading.Thread(target=_draw_bar, args=(spark, done), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            print(CLEAR_LINE, end="", file=sys.stderr, flush=True)
+
+
+def _draw_bar(spark: SparkSession, done: threading.Event) -> None:
+    status = spark.sparkContext.statusTracker()
+    with contextlib.suppress(Exception):  # Spark may end meanwhile
+        while not done.wait(0.5):
+            stages = [stage for stage in map(status.getStageInfo, status.getActiveStageIds()) if stage]
+            total = sum(stage.numTasks for stage in stages)
+            filled = 40 * sum(stage.numCompletedTasks for stage in stages) // max(1, total)
+            line = f"[{'=' * filled}{' ' * (40 - filled)}] {total} tasks" if stages else ""
+            print(f"{CLEAR_LINE}{line}", end="", file=sys.stderr, flush=True)
+
+
+# ---- The report ------------------------------------------------------------------------------------------
+
+
+def songs_in_report(files: int, counts: Any, songs: int) -> dict[str, Any]:
+    """What a report says of the songs that were read, of so many JSON files, and so many songs made of them."""
+    numbers = {"records": counts.total, "duplicates": counts.used - songs, "rejected": counts.rejected}
+    return {"files": files, **numbers, "reasons": counts.reasons}
+
+
+def logs_in_report(files: int, counts: Any, plays: int) -> dict[str, Any]:
+    """What a report says of the events that were read: records = plays + duplicates + not_plays + rejected."""
+    events = {"plays": plays, "duplicates": counts.used - plays, "not_plays": counts.others}
+    return {"files": files, "records": counts.total, **events, "rejected": counts.rejected, "reasons": counts.reasons}
+
+
+def tables_in_report(output: Any, place: str, rows: Mapping[str, int]) -> dict[str, dict[str, Any]]:
+    """What a report says of the tables: rows, files, bytes and path, in the order of the contract."""
+    listings = dict(zip(TABLES, in_parallel(output.list, TABLES)))
+    sizes = {table: [size for name, size in files.items() if not is_hidden(name)] for table, files in listings.items()}
+    return {
+        table: {"rows": rows[table], "files": len(size), "bytes": sum(size), "path": f"{place}/{table}"}
+        for table, size in sizes.items()
+    }
+
+
+def conclude(report: dict[str, Any], settings: Settings) -> None:
+    """Write the report where one is wanted, and print the summary."""
+    if settings.report:
+        write_report(settings, json.dumps(report, indent=2) + "\n")
+    with to_a_reader():
+        print(summary(report))
+
+
+def write_report(settings: Settings, text: str) -> None:
+    """The report to its file, or to S3. Raises PlaceError."""
+    place = settings.report if "://" in settings.report else os.path.abspath(settings.report)
+    folder, name = os.path.split(place)
+    storage_of(folder, settings.aws).write(name, text.encode())
+
+
+# ---- What a user reads -----------------------------------------------------------------------------------
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """The report as the table that ends standard output: a line for each table, then for what was rejected."""
+    lines = [f"{'table':<10} {'rows':>13} {'files':>7} {'MB':>10}  where"]
+    for name, table in report["tables"].items():
+        megabytes = table["bytes"] / 1e6
+        lines.append(f"{name:<10} {table['rows']:>13,} {table['files']:>7,} {megabytes:>10,.2f}  {table['path']}")
+    output = report["tables"]["songplays"]["path"].rpartition("/")[0]
+    rejected = {kind: counts for kind, counts in report["input"].items() if counts["rejected"]}
+    for kind, counts in rejected.items():
+        often = sorted(counts["reasons"].items(), key=lambda reason: -reason[1])
+        reasons = ", ".join(f"{number:,} {reason}" for reason, number in often)
+        lines.append(f"{'rejected':<10} {counts['rejected']:>13,} {'':18}  {output}/_rejected/{kind}: {reasons}")
+    if not rejected:
+        lines.append(f"{'rejected':<10} {0:>13}")
+    return "\n".join(lines)
+
+
+def much_smaller(before: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
+    """A warning for each table with less than half the rows it had; before: {table: rows}, of those that were there."""
+    return [
+        f"etl.py: warning: {table} had {before[table]:,} rows, now {rows:,}: each run makes all tables from its input"
+        for table, rows in now.items()
+        if rows * 2 < before.get(table, 0)
+    ]
+
+
+def loaded_in_words(place: str, schema: str, run_id: str, rows: Mapping[str, int]) -> str:
+    """Which run's tables a database now has, as a line."""
+    numbers = ", ".join(f"{table} {number:,}" for table, number in rows.items())
+    return f"run {run_id} is in {place}, schema {schema}: {numbers}"
+
+
+@contextlib.contextmanager
+def to_a_reader() -> Iterator[None]:
+    """Who reads what the block prints, such as head, may stop before its end."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:  # Python would complain when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,365 @@
+"""A place on S3, behind the interface of storage.py."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import errno
+import io
+import os
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Collection, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from sparkify.aws import aws_calls, aws_client, is_denial
+from sparkify.errors import PlaceError
+from sparkify.parallel import REQUESTS, in_parallel
+from sparkify.places import HIDDEN, Stored, bucket_and_key, data_files, is_hidden
+
+ZIP_READ = 8 << 20  # bytes a request, of a file that is opened
+ONE_REQUEST = 64 << 20  # a file up to this size is uploaded by one request
+COPY_LIMIT = 5 << 30  # what S3 copies by one request
+LONG_LISTING = 10  # pages of 1,000 objects after which a listing looks whether others are under way
+
+
+class S3Storage:
+    """A bucket, or what lies below a key in it; methods as of LocalStorage.
+
+    What a run needs is GET, PUT, LIST, DELETE and COPY; what else a server knows is used, and done without. Pickled, it
+    is made anew in a task.
+    """
+
+    def __init__(self, place: str, aws: dict[str, str]):
+        self.place, self.aws = place.rstrip("/"), aws
+        self.bucket, self.key = bucket_and_key(self.place)
+        self._making, self._client, self._http, self._many = threading.Lock(), None, None, True
+
+    def __reduce__(self):
+        return S3Storage, (self.place, self.aws)
+
+    @property
+    def client(self) -> Any:
+        """boto3's client, made when it is first needed."""
+        with self._making:
+            if self._client is None:
+                with aws_calls(self.place, "s3:ListBucket"):
+                    self._client = aws_client(self.aws, "s3")
+                self._client.meta.events.register("before-call.s3.CopyObject", _name_as_it_is)
+                self._http = _plain_http()
+        return self._client
+
+    def path(self, name: str = "") -> str:
+        return f"{self.place}/{name}" if name else self.place
+
+    def _key(self, name: str) -> str:
+        return f"{self.key}/{name}" if self.key else name
+
+    def _object(self, name: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": self._key(name)}
+
+    # -- Listing
+
+    def list(self, folder: str = "") -> dict[str, int]:
+        names = self.everything(folder, hidden=is_hidden(folder))
+        return {name: size for name, size in names.items() if not name.endswith("/")}
+
+    def everything(self, folder: str = "", hidden: bool = True) -> dict[str, int]:
+        """As LocalStorage's. A folder is listed with all below it, page by page, as long as others are as well.
+
+        The only one that is under way after some pages is divided into the folders in it, which go on side by side: so
+        1 M objects take little more than 1,000 requests, however they lie, and 2,000 take two.
+        """
+        found = {}
+        with ThreadPoolExecutor(REQUESTS) as pool:
+            under_way = set()
+
+            def pages(folder: str) -> tuple[dict[str, int], list[str]]:
+                there = {}
+                for number, (objects, _) in enumerate(self._pages(folder), 1):
+                    there.update(objects)
+                    if number == LONG_LISTING and len(under_way) < REQUESTS // 2:
+                        break
+                else:
+                    return there, []
+                folders = []
+                for objects, inner in self._pages(folder, Delimiter="/"):
+                    there.update(objects)
+                    folders += inner
+                return there, folders
+
+            under_way.add(pool.submit(pages, folder.rstrip("/") + "/" if folder else ""))
+            while under_way:
+                done, rest = wait(under_way, return_when=FIRST_COMPLETED)
+                for future in done:
+                    objects, folders = future.result()
+                    found.update(objects)
+                    kept = [name for name in folders if hidden or not is_hidden(name)]
+                    rest |= {pool.submit(pages, name) for name in kept}
+                under_way = rest
+        return {name: size for name, size in found.items() if hidden or not is_hidden(name)}
+
+    def _pages(self, prefix: str, **options: str) -> Iterator[tuple[dict[str, int], list[str]]]:
+        """Of each 1,000 objects below a prefix: ({name: bytes}, with Delimiter the folders directly in it)."""
+        start = len(self._key("")) if self.key else 0
+        options.update(Bucket=self.bucket, Prefix=self._key(prefix))
+        with aws_calls(self.place, "s3:ListBucket"):
+            for page in self.client.get_paginator("list_objects_v2").paginate(**options):
+                objects = {entry["Key"][start:]: entry["Size"] for entry in page.get("Contents", ())}
+                yield objects, [entry["Prefix"][start:] for entry in page.get("CommonPrefixes", ())]
+
+    def folders(self, folder: str = "") -> list[str]:
+        """As LocalStorage's; those in which only an upload was begun are among them."""
+        prefix = f"{folder}/" if folder else ""
+        found = {name[len(prefix) :].split("/")[0] for name, _ in self._unfinished(prefix)}
+        for _, names in self._pages(prefix, Delimiter="/"):
+            found.update(name[len(prefix) :].rstrip("/") for name in names)
+        return sorted(found)
+
+    def _unfinished(self, prefix: str) -> list[tuple[str, str]]:
+        """[(name, id)] of the uploads whose parts are kept, and paid for, but were never put together.
+
+        Not every server can list them, and it is only housekeeping: none, then.
+        """
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        start = len(self._key("")) if self.key else 0
+        try:
+            hasty = aws_client(self.aws, "s3", attempts=2)
+            pages = hasty.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
+            uploads = [upload for page in pages for upload in page.get("Uploads", ())]
+        except (BotoCoreError, ClientError):
+            return []
+        # A server may not heed the prefix.
+        found = [(upload["Key"][start:], upload["UploadId"]) for upload in uploads]
+        return [(name, upload) for name, upload in found if name.startswith(prefix)]
+
+    # -- Reading
+
+    def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
+        """As LocalStorage's: by a presigned address and a plain GET, which costs a third of get_object.
+
+        What doesn't succeed so is left to get_object, with its retries and its errors.
+        """
+        if end is not None and end <= start:
+            return b""
+        part = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
+        with aws_calls(self.path(name), "s3:GetObject"):
+            content = self._read_plainly(name, part)
+            if content is not None:
+                return content
+            content, is_whole = self._read_patiently(name, part)
+        return content[start:end] if part and is_whole else content
+
+    def _read_plainly(self, name: str, part: dict[str, str]) -> bytes | None:
+        """The bytes, if they come at once and as they should; once something is refused, it isn't tried again."""
+        from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
+
+        client = self.client
+        if self._http is None:
+            return None
+        address = client.generate_presigned_url("get_object", self._object(name))
+        try:
+            answer = self._http.request("GET", address, headers=part, decode_content=False)
+        except (NewConnectionError, SSLError):
+            self._http = None
+            return None
+        except HTTPError:  # the answer broke off
+            return None
+        if answer.status == (206 if part else 200):
+            is_whole = len(answer.data) == int(answer.headers.get("Content-Length", -1))
+            return answer.data if is_whole else None
+        if answer.status == 404 and b"<Code>NoSuchKey<" in answer.data:
+            raise self._missing(name)
+        if answer.status != 404:
+            self._http = None
+        return None
+
+    def _read_patiently(self, name: str, part: dict[str, str]) -> tuple[bytes, bool]:
+        """(the bytes, whether they are the whole object), by boto3. Raises FileNotFoundError."""
+        from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+
+        for attempt in range(5):  # boto3 repeats a request, but not one whose answer breaks off
+            try:
+                answer = self.client.get_object(**self._object(name), **part)
+                return answer["Body"].read(), "ContentRange" not in answer
+            except ClientError as error:
+                code = error.response["Error"].get("Code")
+                if code == "InvalidRange":  # it begins behind the end
+                    return b"", False
+                if code in ("NoSuchKey", "404"):
+                    raise self._missing(name) from None
+                raise
+            except (HTTPClientError, IncompleteReadError):
+                if attempt == 4:
+                    raise
+        raise AssertionError("not reached")
+
+    def _missing(self, name: str) -> FileNotFoundError:
+        return FileNotFoundError(errno.ENOENT, "no such object", self.path(name))
+
+    def open(self, name: str) -> BinaryIO:
+        with aws_calls(self.path(name), "s3:GetObject"):
+            size = self.client.head_object(**self._object(name))["ContentLength"]
+        return io.BufferedReader(S3File(self, name, size), ZIP_READ)
+
+    # -- Writing
+
+    def write(self, name: str, content: bytes) -> None:
+        with aws_calls(self.path(name), "s3:PutObject"):
+            self.client.put_object(**self._object(name), Body=content)
+
+    def delete(self, names: Collection[str]) -> None:
+        """Delete objects, 1,000 a request; one by one where they are few, or where the server can't do many."""
+        names = list(names)
+        with aws_calls(self.place, "s3:DeleteObject"):
+            if len(names) > 2 and self._many:
+                names = [
+                    name for start in range(0, len(names), 1000) for name in self._delete_many(names[start:][:1000])
+                ]
+            in_parallel(lambda name: self.client.delete_object(**self._object(name)), names)
+
+    def _delete_many(self, names: list[str]) -> list[str]:
+        """Those of the names that weren't deleted."""
+        from botocore.exceptions import ClientError
+
+        objects = [{"Key": self._key(name)} for name in names]
+        try:
+            answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
+        except ClientError:  # if it's no matter of many, it will be said of the first one, too
+            self._many = False
+            return names
+        failed = {error.get("Key") for error in answer.get("Errors", ())}
+        return [name for name in names if self._key(name) in failed]
+
+    def discard(self, folder: str) -> None:
+        for name, upload in self._unfinished(f"{folder}/"):
+            with aws_calls(self.path(folder), "s3:AbortMultipartUpload"):
+                self.client.abort_multipart_upload(**self._object(name), UploadId=upload)
+        self.delete(self.everything(folder))
+
+    def stored(self, name: str) -> Stored:
+        with aws_calls(self.path(name), "s3:GetObject"):
+            try:
+                answer = self.client.get_object(**self._object(name))
+            except self.client.exceptions.NoSuchKey:
+                return None
+            now = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+            now = email.utils.parsedate_to_datetime(now).timestamp() if now else time.time()
+            return answer["Body"].read(), now - answer["LastModified"].timestamp(), answer["ETag"]
+
+    def write_if(self, name: str, content: bytes, version: Any) -> None:
+        """As LocalStorage's, by a conditional write; by an ordinary one where the server doesn't know those."""
+        from botocore.exceptions import ClientError, ParamValidationError
+
+        condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
+        with aws_calls(self.path(name), "s3:PutObject"):
+            try:
+                self.client.put_object(**self._object(name), Body=content, **condition)
+            except ParamValidationError:  # a boto3 that is older than conditional writes
+                self.client.put_object(**self._object(name), Body=content)
+            except ClientError as error:
+                code = error.response["Error"].get("Code", "")
+                if code in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404"):
+                    return  # another was faster
+                if is_denial(code):
+                    raise
+                self.client.put_object(**self._object(name), Body=content)
+
+    def upload(self, folder: str, into: str) -> None:
+        from boto3.s3.transfer import TransferConfig
+
+        # More threads than those here are no faster.
+        config = TransferConfig(multipart_threshold=ONE_REQUEST, multipart_chunksize=ONE_REQUEST, use_threads=False)
+        paths = [path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith(HIDDEN)]
+
+        def send(path: Path) -> None:
+            key = self._key(f"{into}/{path.relative_to(folder).as_posix()}")
+            self.client.upload_file(str(path), self.bucket, key, Config=config)
+
+        with aws_calls(self.place, "s3:PutObject"):
+            in_parallel(send, paths)
+
+    def check_writable(self) -> None:
+        """Raise PlaceError when objects can't be written, copied or deleted; leaves none behind."""
+        probe = f"_staging/{uuid.uuid4().hex}/year=0"  # as the names of partitions are
+        self.write(probe, b"")
+        try:
+            self._copy(probe, f"{probe}-copy", 0)
+        except PlaceError:
+            with contextlib.suppress(PlaceError):
+                self.delete([probe])
+            raise
+        self.delete([probe, f"{probe}-copy"])
+
+    def _copy(self, old: str, new: str, size: int) -> None:
+        lack = "this server of S3 can't copy an object (CopyObject), which publishing needs: choose another --output"
+        with aws_calls(self.path(old), "s3:GetObject and s3:PutObject", lack):
+            call = self.client.copy if size >= COPY_LIMIT else self.client.copy_object
+            call(CopySource=self._object(old), **self._object(new))
+
+    def replace(self, staging: str, staged: dict[str, int]) -> Iterator[str]:
+        """As LocalStorage's, but S3 can't rename.
+
+        The old files are deleted, then the new ones copied by S3 itself, many at a time. What is staged stays, so that
+        it can be done again from any point.
+        """
+        start = len(staging) + 1
+        new = {name[start:]: size for name, size in self.list(staging).items()}
+        new = {name: new[name] for name in data_files(new) if name.split("/")[0] in staged}
+        expected = sum(staged.values())
+        if len(new) != expected:
+            raise FileNotFoundError(f"{self.path(staging)} has {len(new)} of the {expected} files to be published")
+        there = {name for names in in_parallel(self.everything, staged) for name in names}
+        self.delete(sorted(there - set(new)))
+        yield "all away"
+        in_parallel(lambda name: self._copy(f"{staging}/{name}", name, new[name]), sorted(set(new) - there))
+        yield "all there"
+
+
+class S3File(io.RawIOBase):
+    """An object of an S3Storage as a file to read and seek in, by ranged requests."""
+
+    def __init__(self, storage: S3Storage, name: str, size: int):
+        self.storage, self.name, self.size, self.at = storage, name, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    seekable = readable
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self.at = offset + (0, self.at, self.size)[whence]
+        return self.at
+
+    def readinto(self, buffer: memoryview) -> int:
+        content = self.storage.read(self.name, self.at, min(self.at + len(buffer), self.size))
+        buffer[: len(content)] = content
+        self.at += len(content)
+        return len(content)
+
+
+def _name_as_it_is(params: dict[str, Any], **_: Any) -> None:
+    """Name the source of a copy with '=', for a server that doesn't decode it there (s3rver)."""
+    headers = params["headers"]
+    headers["x-amz-copy-source"] = headers["x-amz-copy-source"].replace("%3D", "=")
+
+
+def _plain_http() -> Any:
+    """What sends plain requests; None where they go by a proxy, which boto3 knows how to use."""
+    import urllib3
+
+    if urllib.request.getproxies().keys() & {"http", "https", "all"}:
+        return None
+    certificates = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")
+    return urllib3.PoolManager(
+        maxsize=REQUESTS,
+        timeout=urllib3.Timeout(connect=5, read=60),
+        retries=False,
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=certificates,
+    )

@@ -1,0 +1,379 @@
+"""A SparkSession, on a laptop and on a cluster.
+
+Only this module and java.py use what isn't public in pyspark and py4j, and each use has a public way beside it or ends
+in an error of one line: launch_gateway and SparkContext(gateway=…) (what Java says goes to a file), _jvm and
+_jsparkSession with _jrdd (rows of the driver without Python workers; else createDataFrame), _jsparkSession with
+sessionState (what kind of statement a query is), _jsc (S3A's keys, which must not be in Spark's settings), _gateway
+(to wait for Java's end), _jvm (a database's driver: Spark's own writer has no way to run DDL).
+"""
+
+import contextlib
+import functools
+import os
+import pwd
+import re
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+import pyspark
+from py4j.protocol import Py4JError
+from pyspark import SparkConf, SparkContext
+from pyspark.errors import ParseException, PySparkException
+from pyspark.java_gateway import launch_gateway
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import StructType
+
+from sparkify.aws import aws_session
+from sparkify.errors import UsageError
+from sparkify.java import (
+    archive_left,
+    archive_options,
+    find_java,
+    java_options,
+    keep_archive,
+    remove_archive,
+    spark_jars,
+    undisturbed,
+)
+from sparkify.report import say
+
+POSTGRES_DRIVER = "org.postgresql:postgresql:42.7.8"
+LEFT_DAYS = 7  # the folder of a run that was killed longer ago is removed
+
+# The SQL settings that the results or the speed depend on; everything else is the machine's or the cluster's own.
+SQL_SETTINGS = {
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    # Compressing the cached events costs nearly as much as parsing them again.
+    "spark.sql.inMemoryColumnarStorage.compressed": "false",
+    # A task writes one or two partitions: with open writers for them it needs no sort by partition.
+    "spark.sql.maxConcurrentOutputFileWriters": "100",
+    # HotSpot never compiles a method larger than this: run as one, the projections of an event take twice the time.
+    "spark.sql.codegen.hugeMethodLimit": "8000",
+    "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",  # few files before many tasks
+}
+SMALL_SETTINGS = {
+    "spark.sql.adaptive.enabled": "false",
+    "spark.sql.ui.explainMode": "simple",  # of each query, for the user interface, which is off
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.subexpressionElimination.enabled": "false",  # the cache of their values is slow
+}
+
+
+def spark_session(work: Optional[str] = None, small: bool = False, packages: Sequence[str] = ()) -> SparkSession:
+    """A SparkSession with the settings that the tables need.
+
+    Under spark-submit, master, memory and cores are the cluster's. Otherwise it is made here: all cores, a quarter of
+    the memory (1 to 6 GiB), loopback only. What Java says goes to the file spark.log in the folder work; without work,
+    to standard error. small is for an input that the driver reads. packages: coordinates of Java's, which are
+    downloaded where they aren't here yet. Raises UsageError where that can't be.
+    """
+    settings = {**SQL_SETTINGS, **(SMALL_SETTINGS if small else {})}
+    if on_a_cluster() or SparkSession.getActiveSession():
+        return with_settings(SparkSession.builder, settings).getOrCreate()
+    os.environ["JAVA_HOME"] = home = find_java(pyspark.__version__)
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    settings.update(local_settings(home, small, work))
+    if packages:
+        settings["spark.jars.packages"] = ",".join(packages)
+    if work and not SparkContext._gateway:
+        start_context(settings, work)
+    return with_settings(SparkSession.builder, settings).getOrCreate()
+
+
+def with_settings(builder: Any, settings: dict[str, str]) -> Any:
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    return builder
+
+
+def local_settings(home: str, small: bool, work: Optional[str]) -> dict[str, str]:
+    """Spark's settings on one machine; work: the folder for its files."""
+    memory = min(6, max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 32))
+    settings = {
+        "spark.app.name": "sparkify-etl",
+        "spark.master": "local[*]",
+        "spark.driver.memory": f"{memory}g",
+        "spark.driver.host": "127.0.0.1",
+        "spark.driver.bindAddress": "127.0.0.1",
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        # From 32 folders on, a job lists them; here that takes longer.
+        "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000",
+        # Without checksum files beside each file.
+        "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
+    }
+    if small:  # a few seconds leave little to clean; messages below warnings would be made first, and then left out
+        settings.update({"spark.cleaner.referenceTracking": "false", "spark.log.level": "WARN"})
+        # Of 64 MB for each sort and aggregation, and of 4 MB for each broadcast, only a little would be used.
+        settings.update({"spark.buffer.pageSize": "1m", "spark.broadcast.blockSize": "128k"})
+    if work:
+        options = [*java_options(home, small), *archive_options(home), f"-XX:ErrorFile={work}/java.log"]
+        settings["spark.driver.extraJavaOptions"] = shlex.join(options)
+        settings["spark.local.dir"] = settings["spark.sql.warehouse.dir"] = work
+    return settings
+
+
+def start_context(settings: dict[str, str], work: str) -> None:
+    """Start Java and a SparkContext; what Java says goes to the file spark.log in work.
+
+    A damaged archive of classes crashes Java: then it is started once more, without it. Raises UsageError.
+    """
+    if os.environ.get("LC_ALL") in ("C", "POSIX"):  # in which Java reads and writes no names but of ASCII
+        os.environ["LC_ALL"] = "C.UTF-8"
+
+    def started() -> SparkContext:
+        conf = SparkConf().setAll(list(settings.items()))
+        with open(log_path, "ab") as log:
+            gateway = launch_gateway(conf, {"stdout": log, "stderr": log})
+        return SparkContext(conf=conf, gateway=gateway)
+
+    # Of the short-lived Java that puts together the command line of the other.
+    os.environ.setdefault("SPARK_LAUNCHER_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+    log_path = os.path.join(work, "spark.log")
+    try:
+        try:
+            started()
+        except PySparkException:
+            options = settings.get("spark.driver.extraJavaOptions", "")
+            if not remove_archive(options):
+                raise
+            kept = [word for word in shlex.split(options) if ".jsa" not in word]
+            settings["spark.driver.extraJavaOptions"] = shlex.join(kept)
+            started()
+    except PySparkException:
+        raise UsageError(why_java_failed(settings, log_path)) from None
+
+
+def why_java_failed(settings: dict[str, str], log_path: str) -> str:
+    """Why Java didn't start: the packages that it was to download, else what it said before it ended."""
+    if "spark.jars.packages" in settings:
+        return (
+            f"can't download {settings['spark.jars.packages'].replace(',', ' and ')}, which is needed for S3 or a "
+            f"database: put its jar, for S3 also that of the AWS SDK it depends on, into {spark_jars()}"
+        )
+    lines = Path(log_path).read_text(errors="replace").split("\n")
+    said = [line.strip() for line in lines if line.strip() and not re.match(r"\s+at |Picked up", line)]
+    told = next((line for line in said if re.search("memory|heap|error|exception", line, re.I)), "")
+    return (
+        f"Java doesn't start: {told or (said or ['it says nothing'])[-1]}; free some memory, or give it less: "
+        'PYSPARK_SUBMIT_ARGS="--driver-memory 1g pyspark-shell"'
+    )
+
+
+@contextlib.contextmanager
+def session(work: str, small: bool = False, packages: Sequence[str] = ()) -> Iterator[SparkSession]:
+    """The spark_session of a block. Its end may take a while, the first time: say before it what there is to say."""
+    with undisturbed():
+        spark = spark_session(work, small, packages)
+    try:
+        yield spark
+    finally:
+        options = spark.conf.get("spark.driver.extraJavaOptions", "")
+        java = getattr(spark.sparkContext._gateway, "proc", None)
+        if java and java.poll() == -signal.SIGABRT:  # it crashed
+            remove_archive(options)
+        with contextlib.suppress(Exception):
+            stop(spark)
+
+
+def stop(spark: SparkSession) -> None:
+    """End the session; where Java is to leave an archive of its classes, wait until it has, and keep it."""
+    archive = archive_left(spark.conf.get("spark.driver.extraJavaOptions", ""))
+    gateway = spark.sparkContext._gateway
+    spark.stop()
+    java = getattr(gateway, "proc", None)
+    if not archive or not java:
+        return
+    say("saving Java's classes, this once, so that later runs start sooner")
+    whole = False
+    try:
+        gateway.shutdown()
+        java.stdin.close()
+        whole = java.wait(60) == 0
+    finally:  # Ctrl-C among the reasons
+        if not whole:
+            java.kill()
+            java.wait()
+        SparkContext._gateway = SparkContext._jvm = None
+        keep_archive(*archive, whole)
+
+
+def work_folder() -> str:
+    """A new folder for the files of a run; those of runs that were killed LEFT_DAYS ago go."""
+    for old in Path(tempfile.gettempdir()).glob("sparkify-etl-*"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > LEFT_DAYS * 86400:
+                shutil.rmtree(old)
+    return tempfile.mkdtemp(prefix="sparkify-etl-")
+
+
+# --- What Spark runs on -----------------------------------------------------------------------------------------------
+
+
+def on_a_cluster() -> bool:
+    """Whether spark-submit has started this program, and Java with it."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def is_local(spark: SparkSession) -> bool:
+    """Whether the executors are in the driver's own process, and share its files."""
+    return re.fullmatch(r"local(\[[^,]*(,\d+)?\])?", spark.sparkContext.master) is not None
+
+
+def size_shuffles(spark: SparkSession, input_bytes: int, small: bool) -> None:
+    """Let a shuffle have as many tasks as an input of so many bytes wants."""
+    cores = spark.sparkContext.defaultParallelism
+    spark.conf.set("spark.sql.shuffle.partitions", 1 if small else max(cores, input_bytes >> 25))
+
+
+def executors_have(spark: SparkSession, module: str) -> bool:
+    """Whether the Python of the executors can import a module."""
+
+    def tried(_: Iterable[int]) -> list[bool]:
+        try:
+            __import__(module)
+        except ImportError:
+            return [False]
+        return [True]
+
+    cores = spark.sparkContext.defaultParallelism
+    return all(spark.sparkContext.parallelize(range(cores), cores).mapPartitions(tried).collect())
+
+
+def rows_from_driver(spark: SparkSession, rows: list[tuple[Any, ...]], columns: dict[str, str]) -> DataFrame:
+    """Rows that the driver holds, as a DataFrame of one partition with columns, {name: type}.
+
+    createDataFrame alone would start Python workers, which takes a second.
+    """
+    try:
+        schema = StructType()
+        for name, kind in columns.items():
+            schema.add(name, {"int": "integer", "bigint": "long"}.get(kind, kind))
+        serde = spark._jvm.SerDeUtil
+        pickled = spark.sparkContext.parallelize(rows, 1)._jrdd
+        in_java = serde.toJavaArray(serde.pythonToJava(pickled, True)).rdd()
+        frame = DataFrame(spark._jsparkSession.applySchemaToPythonRDD(in_java, schema.json()), spark)
+    except (AttributeError, TypeError, Py4JError):
+        frame = spark.createDataFrame(rows, ", ".join(f"{name} {kind}" for name, kind in columns.items()))
+    # Kept as they are: a cache of columns would compile code for itself. Spark knows that it is one partition.
+    return frame.coalesce(1).localCheckpoint(False)
+
+
+def parse_query(spark: SparkSession, sql: str) -> bool:
+    """Whether a statement only asks or looks at the tables. Raises Spark's ParseException where it is none."""
+    parser = spark._jsparkSession.sessionState().sqlParser()
+    plan = parser.parsePlan(sql)
+    if plan.getClass().getSimpleName().startswith(("Describe", "Show", "Explain")):
+        return True
+    # Spark 4 takes no semicolon and no comment behind a query here.
+    for text in (sql, re.sub(r"(\s|;|--[^\n]*(?=\n|$))+$", "", sql)):
+        with contextlib.suppress(ParseException):
+            parser.parseQuery(text)
+            return True
+    return False
+
+
+# --- Places, as Spark names them --------------------------------------------------------------------------------------
+
+
+def for_hadoop(place: str) -> str:
+    """A place as a path of Hadoop's and Spark's: without a scheme they would take theirs, which is HDFS on EMR."""
+    return place if "://" in place else f"file:{os.path.abspath(place)}"
+
+
+def literal_path(place: str) -> str:
+    """A place to read from, as for_hadoop; characters that Hadoop would take for a pattern are escaped."""
+    return re.sub(r"([\[\]{}*?\\])", r"\\\1", for_hadoop(place))
+
+
+def jar_of(package: str) -> Path:
+    """Where Spark keeps the jar of a package, once it is downloaded."""
+    try:
+        home = Path(pwd.getpwuid(os.getuid()).pw_dir)  # Java's user.home, whatever HOME says
+    except KeyError:  # a container may run as a user without a name
+        home = Path.home()
+    ivy = home / (".ivy2" if pyspark.__version__.startswith("3.") else ".ivy2.5.2")
+    group, name, version = package.split(":")
+    return ivy / "jars" / f"{group}_{name}-{version}.jar"
+
+
+def hadoop_package(name: str) -> str:
+    """The coordinates of the package of a name, of the Hadoop in pyspark."""
+    version = next(spark_jars().glob("hadoop-client-api-*.jar")).stem.rsplit("-", 1)[1]
+    return f"org.apache.hadoop:{name}:{version}"
+
+
+def s3a_packages() -> list[str]:
+    """The package of the S3A that belongs to the Hadoop in pyspark; none where it is there already."""
+    if on_a_cluster() or list(spark_jars().glob("hadoop-aws-*.jar")):
+        return []
+    package = hadoop_package("hadoop-aws")
+    version = package.rpartition(":")[2]
+    return wanted(package, "Spark reads tables on S3", 280 if version < "3.4" else 600)
+
+
+def postgres_packages() -> list[str]:
+    """The package of PostgreSQL's driver; none where the user has put a jar of it into Spark's, or named it."""
+    named = "postgresql" in os.environ.get("PYSPARK_SUBMIT_ARGS", "")
+    if named or on_a_cluster() or list(spark_jars().glob("postgresql-*.jar")):
+        return []
+    return wanted(POSTGRES_DRIVER, "Spark writes to PostgreSQL", 1)
+
+
+def wanted(package: str, purpose: str, megabytes: int) -> list[str]:
+    """[a package]; where it is to be downloaded, that is said."""
+    jar, (_, name, version) = jar_of(package), package.split(":")
+    if not jar.exists():
+        say(f"{purpose} by {name} {version}: downloading it to {jar.parent.parent}, once, {megabytes} MB")
+    return [package]
+
+
+def jdbc_connection(spark: SparkSession, driver: str, url: str, properties: dict[str, str]) -> Any:
+    """A java.sql.Connection, made by the class driver: Java's DriverManager doesn't see the jars that Spark adds.
+
+    Raises Py4JError with what the driver says, UsageError where the class isn't there.
+    """
+    given = spark._jvm.java.util.Properties()
+    for key, value in properties.items():
+        given.setProperty(key, value)
+    try:
+        instance = functools.reduce(getattr, driver.split("."), spark._jvm)()
+    except TypeError:  # what isn't there is a package
+        raise UsageError(f"Java has no {driver} here: give spark-submit --packages {POSTGRES_DRIVER}") from None
+    return instance.connect(url, given)
+
+
+def use_s3a(spark: SparkSession, aws: dict[str, str]) -> None:
+    """Let s3:// be S3A where it isn't something else, as on EMR; what is there is never changed.
+
+    It is set in Hadoop's configuration after the start, so that no key is in Spark's, which is shown and logged.
+    """
+    hadoop = spark._jsc.hadoopConfiguration()
+    if hadoop.get("fs.s3.impl"):
+        return
+    session = aws_session(aws)
+    credentials = None if aws.get("anonymous") else session.get_credentials()
+    settings = {"fs.s3.impl": "org.apache.hadoop.fs.s3a.S3AFileSystem"}
+    provider = "AnonymousAWSCredentialsProvider"
+    if credentials:
+        keys = credentials.get_frozen_credentials()
+        provider = f"{'Temporary' if keys.token else 'Simple'}AWSCredentialsProvider"
+        settings.update({"fs.s3a.access.key": keys.access_key, "fs.s3a.secret.key": keys.secret_key})
+        settings.update({"fs.s3a.session.token": keys.token} if keys.token else {})
+    settings["fs.s3a.aws.credentials.provider"] = f"org.apache.hadoop.fs.s3a.{provider}"
+    settings["fs.s3a.endpoint.region"] = aws.get("region") or session.region_name or "us-east-1"
+    if aws.get("endpoint_url"):
+        settings["fs.s3a.endpoint"] = aws["endpoint_url"]
+        settings["fs.s3a.path.style.access"] = "true"
+        settings["fs.s3a.change.detection.mode"] = "none"
+    for key, value in settings.items():
+        hadoop.set(key, value)

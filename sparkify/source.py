@@ -1,0 +1,371 @@
+"""The input: which files there are, how they are shared among tasks, and their records."""
+
+import functools
+import gzip
+import io
+import re
+import sys
+import threading
+import zipfile
+import zipimport
+import zlib
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple, Optional, Union
+
+from pyspark import StorageLevel, cloudpickle
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+import sparkify
+from sparkify.errors import PlaceError, UsageError
+from sparkify.places import DATA_FOLDERS, is_hidden, is_s3
+from sparkify.records import UNREADABLE, Row, event_rows, is_by_line, rejected, song_rows
+from sparkify.report import say
+from sparkify.schema import RECORDS
+from sparkify.session import executors_have, is_local, literal_path, on_a_cluster, rows_from_driver, use_s3a
+from sparkify.storage import storage_of
+
+KINDS = {"songs": "song", "logs": "log"}  # kind of records -> how its folders and zips begin
+SHARE = 32 << 20  # bytes that a task reads at once; a larger log is cut into ranges
+BEGINNING = 1 << 20  # bytes of a log that tell whether it has an object a line
+OPENING = 64 << 10  # opening a file takes about as long as reading so many bytes
+SMALL_INPUT = 64 << 20  # up to this size the driver reads the input: sooner than starting Python workers
+SMALL_NUMBER = 4096  # of files, likewise
+ZIP_MEMBER = 1 << 30  # a larger member of a zip is refused
+ZIP_TOTAL = 64 << 20  # what a zip expands to may be this, or 100 times its size; JSON comes to about 20 times
+UNZIPPED = 10  # times as many bytes as a gzip are in it, about
+JSON_NAME = re.compile(r"\.(json|jsonl|ndjson)(\.gz)?$")  # names without a point are read, too: listen_events
+THREADS = 16  # requests under way at once in a task, or of a kind in the driver; more are no faster
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+
+
+class File(NamedTuple):
+    """A JSON file: its name below the input, its bytes, its name in the zip of that name; or a range of a file."""
+
+    name: str
+    size: int
+    member: Optional[str] = None
+    start: Optional[int] = None
+
+
+class Input:
+    """The song and the log files of a place, and the records in them, which are read once."""
+
+    def __init__(self, storage: Any, files: dict[str, list[File]]) -> None:
+        self.storage, self.files = storage, files
+        self._ahead: dict[str, Future[list[Row]]] = {}
+        self._records: dict[str, DataFrame] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files."""
+        return sum(file.size for files in self.files.values() for file in files)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether the driver reads the input sooner than tasks would."""
+        number = sum(len(files) for files in self.files.values())
+        return self.size < SMALL_INPUT and number <= SMALL_NUMBER
+
+    def read_ahead(self) -> None:
+        """Begin to read a small input on threads, while Spark starts. On a cluster the tasks read."""
+        if not self.is_small or on_a_cluster():
+            return
+        pool = ThreadPoolExecutor(len(self.files))
+        for kind, files in self.files.items():
+            self._ahead[kind] = pool.submit(lambda *share: list(rows_of(*share)), self.storage, kind, files)
+        pool.shutdown(wait=False)
+
+    def records(self, spark: SparkSession, kind: str) -> DataFrame:
+        """The records of a kind, 'songs' or 'logs', by schema.RECORDS; they are kept for all the jobs that ask them."""
+        with self._lock:
+            if kind not in self._records:
+                self._records[kind] = self._read(spark, kind)
+            return self._records[kind]
+
+    def _read(self, spark: SparkSession, kind: str) -> DataFrame:
+        cloudpickle.register_pickle_by_value(sparkify)  # the executors may have no such package
+        files = self.files[kind]
+        if kind in self._ahead:
+            return rows_from_driver(spark, self._ahead[kind].result(), RECORDS[kind])
+        if is_s3(self.storage.place) and not is_local(spark) and not executors_have(spark, "boto3"):
+            use_s3a(spark, self.storage.aws)
+            rows = read_by_hadoop(spark, self.storage, kind, files)
+        else:
+            shares = shares_of(self.storage, files, spark.sparkContext.defaultParallelism)
+            read = functools.partial(rows_in_a_task, self.storage, kind)
+            rows = spark.sparkContext.parallelize(shares, len(shares)).flatMap(read)
+        columns = ", ".join(f"{column} {type_}" for column, type_ in RECORDS[kind].items())
+        return spark.createDataFrame(rows, columns, verifySchema=False).persist(StorageLevel.MEMORY_AND_DISK)
+
+
+def find_input(place: str, aws: Optional[dict[str, str]] = None) -> Input:
+    """The Input at a place. Raises UsageError where there are no songs or no logs, or a zip can't be read.
+
+    Warns of files in the folders of songs and logs that are left out.
+    """
+    storage = storage_of(place, aws or {})
+    sizes = storage.list()
+    files = {kind: files_of(storage, sizes, name) for kind, name in KINDS.items()}
+    for kind, name in KINDS.items():
+        if not files[kind]:
+            raise UsageError(
+                f"no {name} JSON in {place}: it needs {name}_data/**/*.json, or {name}-data.zip with JSON in it"
+            )
+    left_out = [name for name in sizes if DATA_FOLDERS.intersection(name.split("/")[:-1]) and not is_json(name)]
+    if left_out:
+        say(
+            f"etl.py: warning: files skipped: {len(left_out):,}, for example {storage.path(min(left_out))}; only "
+            ".json, .jsonl and .ndjson files, also with .gz, and names without an extension are read"
+        )
+    return Input(storage, files)
+
+
+def opened(input_data: Union[str, Input]) -> Input:
+    """An Input, or the one at a place."""
+    return find_input(input_data) if isinstance(input_data, str) else input_data
+
+
+def files_of(storage: Any, sizes: dict[str, int], kind: str) -> list[File]:
+    """The JSON files of a kind, 'song' or 'log', in the order of their names, among the files of an input."""
+    folders = {f"{kind}_data", f"{kind}-data"}
+    files = [
+        File(name, size * (UNZIPPED if name.endswith(".gz") else 1))
+        for name, size in sizes.items()
+        if folders & set(name.split("/")[:-1]) and is_json(name)
+    ]
+    for folder in folders:
+        if f"{folder}.zip" in sizes:
+            files += zip_members(storage, f"{folder}.zip")
+    return sorted(files, key=lambda file: (file.name, file.member or ""))
+
+
+def is_json(name: str) -> bool:
+    """Whether a file, an object or a member of a zip is one to read, by its name."""
+    last = name.rpartition("/")[2]
+    return bool(last) and not is_hidden(name) and (JSON_NAME.search(last) is not None or "." not in last)
+
+
+def zip_members(storage: Any, name: str) -> list[File]:
+    """The JSON files in a zip, without the junk that file managers add. Raises UsageError where it can't be read."""
+    path = storage.path(name)
+    try:
+        with storage.open(name) as file, zipfile.ZipFile(file) as archive:
+            entries = [entry for entry in archive.infolist() if is_json(entry.filename)]
+    except DAMAGED as error:
+        raise UsageError(f"can't read {path}: {error}; make the zip again, or unpack it and remove it") from None
+    names = Counter(entry.filename for entry in entries)
+    expanded = sum(entry.file_size for entry in entries)
+    for entry in entries:
+        if entry.flag_bits & 1:
+            raise UsageError(f"{path}: {entry.filename} is encrypted; make the zip again without a password")
+        if entry.file_size > ZIP_MEMBER:
+            raise UsageError(
+                f"{path}: {entry.filename} would expand to {entry.file_size:,} bytes, more than the {ZIP_MEMBER:,} "
+                "that are read from a zip; unpack the zip and remove it"
+            )
+        if names[entry.filename] > 1:
+            raise UsageError(f"{path}: {entry.filename} is in it more than once; make the zip again")
+    if expanded > max(ZIP_TOTAL, 100 * sum(entry.compress_size for entry in entries)):
+        raise UsageError(
+            f"{path} would expand to {expanded:,} bytes, more than 100 times its size, as no log or catalogue does; if "
+            "it is one, unpack the zip and remove it"
+        )
+    return [File(name, entry.file_size, entry.filename) for entry in entries]
+
+
+# --- Reading: on the driver and in tasks ------------------------------------------------------------------------------
+
+
+def shares_of(storage: Any, files: list[File], cores: int) -> list[list[File]]:
+    """The files as shares, one a task: of about SHARE bytes, of which some are ranges of a large log."""
+    pieces = [piece for file in files for piece in ranges_of(storage, file)]
+    weights = [piece.size + OPENING for piece in pieces]
+    most = min(SHARE, sum(weights) // cores + 1)
+    shares: list[list[File]] = [[]]
+    taken = 0
+    for piece, weight in zip(pieces, weights):
+        if shares[-1] and taken + weight > most:
+            shares.append([])
+            taken = 0
+        shares[-1].append(piece)
+        taken += weight
+    return shares
+
+
+def ranges_of(storage: Any, file: File) -> list[File]:
+    """A file as it is; or as ranges, where it is large and has whole objects on its lines."""
+    if file.member or file.size <= 2 * SHARE or file.name.endswith(".gz"):
+        return [file]
+    if not is_by_line(storage.read(file.name, 0, BEGINNING)):
+        return [file]
+    starts = range(0, file.size, SHARE)
+    return [file._replace(start=start, size=min(SHARE, file.size - start)) for start in starts]
+
+
+def rows_in_a_task(storage: Any, kind: str, files: list[File]) -> Iterator[Row]:
+    """As rows_of, in a Python worker.
+
+    From Python 3.10 on, a worker would read the directory of pyspark.zip again before each task, which takes 0.1 s.
+    """
+    for finder in sys.path_importer_cache.values():
+        if isinstance(finder, zipimport.zipimporter):
+            finder.invalidate_caches = int  # does nothing
+    return rows_of(storage, kind, files)
+
+
+def rows_of(storage: Any, kind: str, files: list[File]) -> Iterator[Row]:
+    """The rows of the records in files; a file that can't be read is a row, too, with the reason UNREADABLE."""
+    read = song_rows if kind == "songs" else event_rows
+    try:
+        for source, content in contents(storage, files, whole=kind == "songs"):
+            yield from read(content, source)
+    except PlaceError as error:
+        yield rejected(kind, UNREADABLE, error.place, f"{error.said}: {error.hint}".encode())
+
+
+def contents(storage: Any, files: list[File], whole: bool) -> Iterator[tuple[str, bytes]]:
+    """(source, content) of each file; if not whole, a large one in pieces that end where a line does.
+
+    Raises PlaceError for what can't be read.
+    """
+    with ThreadPoolExecutor(THREADS) as pool:
+        waiting: deque[tuple[File, Future[bytes]]] = deque()
+        for file in files:
+            if not file.member:
+                waiting.append((file, pool.submit(content_of, storage, file)))
+            if len(waiting) > 2 * THREADS:  # no more is in memory than the next step can take
+                yield from unpacked(storage, *waiting.popleft(), whole)
+        while waiting:
+            yield from unpacked(storage, *waiting.popleft(), whole)
+    for name in sorted({file.name for file in files if file.member}):
+        yield from members(storage, name, {file.member for file in files if file.name == name}, whole)
+
+
+def content_of(storage: Any, file: File) -> bytes:
+    """The bytes of a file; of a range, the objects that begin in it: a range begins where a line begins with {."""
+    path = storage.path(file.name)
+    try:
+        if file.start is None:
+            return storage.read(file.name)
+        with storage.open(file.name) as lines:
+            if file.start:
+                lines.seek(file.start - 1)
+                lines.readline()
+                up_to_an_object(lines)
+            rest = file.start + file.size - lines.tell()
+            if rest <= 0:
+                return b""
+            # Its last byte by readline: where that ends a line, the next line is the next range's.
+            return lines.read(rest - 1) + lines.readline() + up_to_an_object(lines)
+    except FileNotFoundError:
+        hint = "run it again while nobody changes the input"
+        raise PlaceError(path, "it was there when the run began, and is gone", hint) from None
+
+
+def up_to_an_object(lines: Any) -> bytes:
+    """The lines up to the next that begins with {, which is read next."""
+    passed = []
+    while True:
+        at = lines.tell()
+        line = lines.readline()
+        if not line or line.startswith(b"{"):
+            lines.seek(at)
+            return b"".join(passed)
+        passed.append(line)
+
+
+def unpacked(storage: Any, file: File, reading: Future[bytes], whole: bool) -> Iterator[tuple[str, bytes]]:
+    """(source, content) of a file that is being read, of a gzip what is in it."""
+    path, content = storage.path(file.name), reading.result()
+    if file.name.endswith(".gz"):
+        yield from pieces(path, gzip.GzipFile(fileobj=io.BytesIO(content)), whole)
+    else:
+        yield path, content
+
+
+def members(storage: Any, name: str, wanted: set, whole: bool) -> Iterator[tuple[str, bytes]]:
+    """As contents, of members of a zip: as they lie in it, so that it is read forwards, once."""
+    with storage.open(name) as file, zipfile.ZipFile(file) as archive:
+        for member in [entry.filename for entry in archive.infolist() if entry.filename in wanted]:
+            with archive.open(member) as content:
+                inner = gzip.GzipFile(fileobj=content) if member.endswith(".gz") else content
+                yield from pieces(f"{storage.path(name)}!{member}", inner, whole)
+
+
+def pieces(source: str, file: Any, whole: bool) -> Iterator[tuple[str, bytes]]:
+    """(source, content) of a compressed file; if not whole, in pieces as the ranges of a large one."""
+    try:
+        piece = file.read() if whole else file.read(SHARE) + file.readline()
+        if not whole and not is_by_line(piece[:BEGINNING]):
+            piece += file.read()
+        first = b"" if whole else file.readline()
+        while first:
+            lines = [piece]
+            while first and not first.startswith(b"{"):
+                lines.append(first)
+                first = file.readline()
+            yield source, b"".join(lines)
+            piece = first + file.read(SHARE) + file.readline() if first else b""
+            first = file.readline()
+        if piece or whole:
+            yield source, piece
+    except DAMAGED as error:
+        raise PlaceError(source, f"it is damaged: {error}", "make it again, or remove it") from None
+
+
+def read_by_hadoop(spark: SparkSession, storage: Any, kind: str, files: list[File]) -> Any:
+    """The rows of files where the executors lack boto3: Hadoop reads the bytes for the same functions."""
+    if any(file.member or file.name.endswith(".gz") for file in files):
+        raise UsageError(
+            "the executors can't read a zip or a gzip on S3 without boto3: install it there, or unpack the files"
+        )
+    read = song_rows if kind == "songs" else event_rows
+    paths = [literal_path(storage.path(file.name)) for file in files]
+    found = spark.read.format("binaryFile").load(paths).select("path", "content")
+    return found.rdd.flatMap(lambda file: read(bytes(file.content), file.path))
+
+
+# --- Counting ---------------------------------------------------------------------------------------------------------
+
+
+class Counts(NamedTuple):
+    """The records of a kind: those that are used, events that are no plays, those that are rejected by reason.
+
+    last: of the plays, the largest ts.
+    """
+
+    used: int
+    others: int
+    reasons: dict[str, int]
+    last: Optional[int] = None
+
+    @property
+    def rejected(self) -> int:
+        return sum(self.reasons.values())
+
+    @property
+    def total(self) -> int:
+        return self.used + self.others + self.rejected
+
+
+def count_records(records: DataFrame) -> Counts:
+    """The Counts of records; reads them. Raises UsageError where a file can't be read."""
+    found = records.groupBy("reason").agg(
+        F.count("*").alias("rows"),
+        F.count("others").alias("counted"),
+        F.sum("others").alias("others"),
+        F.max("ts" if "ts" in records.columns else "others").alias("last"),
+    )
+    groups = {group.reason: group for group in found.collect()}
+    if UNREADABLE in groups:
+        file = records.where(F.col("reason") == UNREADABLE).first()
+        raise UsageError(f"can't read {file.source}: {file.raw}")
+    good = groups.pop(None, None)
+    reasons = {reason: group.rows for reason, group in sorted(groups.items())}
+    if good is None:
+        return Counts(0, 0, reasons)
+    return Counts(good.rows - good.counted, good.others or 0, reasons, good.last)

@@ -1,0 +1,86 @@
+"""Java and the session: what happens when Java doesn't start, and the archive of its classes."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from rows import frame
+from tables import ETL, environment
+
+from sparkify import java, session
+from sparkify.schema import RECORDS
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A folder that looks like a Java 17 that can have an archive; the cache is tmp_path/cache."""
+    (tmp_path / "java/lib/server").mkdir(parents=True)
+    (tmp_path / "java/lib/server/classes.jsa").touch()
+    (tmp_path / "java/release").write_text('JAVA_VERSION="17.0.15"')
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("SPARKIFY_CLASS_ARCHIVE", raising=False)
+    return str(tmp_path / "java")
+
+
+def test_the_first_run_leaves_an_archive_and_the_next_takes_it(home, tmp_path):
+    (option,) = java.archive_options(home)
+    unfinished, archive = java.archive_left(f"-Dx=y {option} -Dz=1")
+    (tmp_path / "cache/sparkify-etl").mkdir(exist_ok=True)
+    with open(unfinished, "w") as file:
+        file.write("classes")
+    java.keep_archive(unfinished, archive, whole=True)
+    assert java.archive_options(home)[-1] == f"-XX:SharedArchiveFile={archive}"
+    assert java.archive_left(" ".join(java.archive_options(home))) is None
+    assert java.remove_archive(" ".join(java.archive_options(home)))
+    assert not os.path.exists(archive)
+
+
+def test_an_archive_that_is_not_whole_is_removed(home):
+    unfinished, archive = java.archive_left(java.archive_options(home)[0])
+    with open(unfinished, "w") as file:
+        file.write("half")
+    java.keep_archive(unfinished, archive, whole=False)
+    assert not os.path.exists(unfinished)
+    assert not os.path.exists(archive)
+
+
+def test_what_killed_runs_have_left_goes_at_the_next_start(home, tmp_path):
+    cache = tmp_path / "cache/sparkify-etl"
+    cache.mkdir(parents=True)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f"a.jsa.{dead.pid}", f"a.jsa.{os.getpid()}", "new.jsa", "old.jsa"):
+        (cache / name).touch()
+    long_ago = time.time() - java.UNUSED_ARCHIVE - 60
+    os.utime(cache / "old.jsa", (long_ago, long_ago))
+    java.archive_options(home)
+    assert sorted(path.name for path in cache.iterdir()) == [f"a.jsa.{os.getpid()}", "new.jsa"]
+
+
+def test_the_archive_can_be_turned_off(home, monkeypatch):
+    monkeypatch.setenv("SPARKIFY_CLASS_ARCHIVE", "off")
+    assert java.archive_options(home) == []
+
+
+def test_too_little_memory_for_java_is_one_line(tmp_path):
+    words = environment(PYSPARK_SUBMIT_ARGS="--driver-memory 99999g pyspark-shell", SPARKIFY_CLASS_ARCHIVE="off")
+    process = subprocess.run([sys.executable, ETL], cwd=tmp_path, env=words, capture_output=True, text=True)
+    last = process.stderr.splitlines()[-1]
+    assert (process.returncode, process.stdout) == (2, ""), process.stderr
+    assert last.startswith("etl.py: Java doesn't start: ")
+    assert "memory" in last or "heap" in last
+    assert "--driver-memory 1g" in last
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("way", ["private", "public"])
+def test_rows_of_the_driver_are_one_partition_with_their_columns(spark, monkeypatch, way):
+    values = [(None, None, None, None, 1, 2, 3, 4, "paid", None, "é😀", "s", "a", 1.5, None, "x\0y", "F"), (None,) * 17]
+    if way == "public":
+        monkeypatch.setattr(session, "DataFrame", None)
+    found = session.rows_from_driver(spark, values, RECORDS["logs"])
+    assert [tuple(row) for row in found.collect()] == values
+    assert found.rdd.getNumPartitions() == 1
+    assert found.schema == frame(spark, "logs", []).schema

@@ -1,16 +1,12 @@
 """How the program ends: an exit status, and for what went wrong one line that says what to do."""
 
 import logging
-import os
 import shutil
 import sys
 from types import TracebackType
 from typing import Optional
 
-from py4j.protocol import Py4JError
-from pyspark.errors import PySparkException
-
-from sparkify.errors import JobError, PlaceError, UsageError, java_cause
+from sparkify.errors import JobError, PlaceError, UsageError
 from sparkify.session import work_folder
 
 
@@ -56,8 +52,6 @@ class Ending:
             return f"{error}{outcome}"
         if isinstance(error, KeyboardInterrupt):
             return f"interrupted{outcome}"
-        if isinstance(error, (Py4JError, PySparkException)):
-            return f"the job failed: {java_cause(error)}{outcome}; see {os.path.join(self.work, 'spark.log')}"
         if isinstance(error, OSError):
             return f"failed: {error}{outcome}"
         return ""

@@ -24,6 +24,9 @@ class PlaceError(Exception):
 
 def java_cause(error: Exception) -> str:
     """The innermost cause of what Java raised, one line that isn't too long."""
-    said = str(error)
+    try:
+        said = str(error)
+    except Exception:  # py4j asks Java for the text of its error
+        return "Java has ended"
     causes = re.findall(r"Caused by: (.*)", said) or re.findall(r"^: (.*)", said, re.MULTILINE) or said.splitlines()[:1]
     return causes[-1].strip()[:300]

@@ -31,7 +31,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
 from sparkify.aws import aws_session
-from sparkify.errors import UsageError
+from sparkify.errors import JobError, UsageError, java_cause
 from sparkify.java import (
     archive_left,
     archive_options,
@@ -172,10 +172,11 @@ def why_java_failed(settings: dict[str, str], log_path: str) -> str:
 @contextlib.contextmanager
 def session(work: str, small: bool = False, packages: Sequence[str] = ()) -> Iterator[SparkSession]:
     """The spark_session of a block. Its end may take a while, the first time: say before it what there is to say."""
-    with undisturbed():
+    with java_heard(work), undisturbed():
         spark = spark_session(work, small, packages)
     try:
-        yield spark
+        with java_heard(work):
+            yield spark
     finally:
         options = spark.conf.get("spark.driver.extraJavaOptions", "")
         java = getattr(spark.sparkContext._gateway, "proc", None)
@@ -183,6 +184,15 @@ def session(work: str, small: bool = False, packages: Sequence[str] = ()) -> Ite
             remove_archive(options)
         with contextlib.suppress(Exception):
             stop(spark)
+
+
+@contextlib.contextmanager
+def java_heard(work: str) -> Iterator[None]:
+    """What Spark raises in a block becomes a JobError: its text is asked of Java, which may be gone a moment later."""
+    try:
+        yield
+    except (Py4JError, PySparkException) as error:
+        raise JobError(f"the job failed: {java_cause(error)}; see {os.path.join(work, 'spark.log')}") from error
 
 
 def stop(spark: SparkSession) -> None:

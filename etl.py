@@ -67,7 +67,7 @@ __all__ += ["process_song_data", "process_log_data", "songs_table", "artists_tab
 __all__ += ["time_table", "songs_by_name", "plays_of", "one_of_each", "main"]
 
 JANUARY_1970 = 31 * 86_400_000  # ms
-MANY_PLAYS = 20_000_000  # up to so many, (user_id, ts) of each user is sent to every task: plays aren't shuffled for it
+MANY_EVENTS = 10_000_000_000  # bytes of logs, about 20 million events: fewer users' last moments go to every task
 MANY_SONGS = 500_000_000  # bytes of song JSON, about a million: fewer songs are sent to every task whole (100 MB)
 
 
@@ -211,12 +211,15 @@ def process_song_data(
     """
     steps = steps or Steps()
     records = opened(input_data).records(spark, "songs")
-    with steps("read songs"):
-        counts = count_records(records)
-    write_rejected(records, "songs", counts, max_rejected, output_data)
     songs = records.where("reason IS NULL")
-    tables = {"songs": lambda: songs_table(songs), "artists": lambda: artists_table(songs)}
-    return Made(counts, write_tables(tables, output_data, steps, empty=not counts.used))
+
+    def tables() -> dict[str, DataFrame]:
+        return {"songs": songs_table(songs), "artists": artists_table(songs)}
+
+    with steps("read songs"):  # the tables are only planned meanwhile
+        counts, planned = side_by_side(functools.partial(count_records, records), tables)
+    write_rejected(records, "songs", counts, max_rejected, output_data)
+    return Made(counts, write_tables(planned, output_data, steps, empty=not counts.used))
 
 
 def process_log_data(
@@ -233,23 +236,26 @@ def process_log_data(
     steps = steps or Steps()
     source = opened(input_data)
     records = source.records(spark, "logs")
+    plays = plays_of(records)
+
+    def tables() -> dict[str, DataFrame]:
+        names = songs_by_name(source.records(spark, "songs").where("reason IS NULL"))
+        if source.size_of("songs") <= MANY_SONGS:
+            names = F.broadcast(names)
+        return {
+            "songplays": songplays_table(plays, names),
+            "users": users_table(plays, many=source.size_of("logs") > MANY_EVENTS),
+            "time": time_table(plays),
+        }
+
     with steps("read logs"):
-        counts = count_records(records)
+        counts, planned = side_by_side(functools.partial(count_records, records), tables)
     write_rejected(records, "logs", counts, max_rejected, output_data)
     if counts.used and counts.last < JANUARY_1970:
         steps.say("etl.py: warning: all plays are in January 1970: is ts in seconds? It is read as milliseconds")
     elif not counts.used:
         steps.say("etl.py: warning: no event is a play: songplays, users and time are empty")
-    plays = plays_of(records)
-    names = songs_by_name(source.records(spark, "songs").where("reason IS NULL"))
-    if sum(file.size for file in source.files["songs"]) <= MANY_SONGS:
-        names = F.broadcast(names)
-    tables = {
-        "songplays": lambda: songplays_table(plays, names),
-        "users": lambda: users_table(plays, many=counts.used > MANY_PLAYS),
-        "time": lambda: time_table(plays),
-    }
-    return Made(counts, write_tables(tables, output_data, steps, empty=not counts.used))
+    return Made(counts, write_tables(planned, output_data, steps, empty=not counts.used))
 
 
 # --- The run ----------------------------------------------------------------------------------------------------------

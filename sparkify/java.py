@@ -69,7 +69,7 @@ def java_options(home: str, small: bool) -> list[str]:
         options += ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
         return [*options, "-Xms512m", "-Xmn300m", "-XX:MetaspaceSize=200m"]
     # Java's second compiler takes a quarter of the first minute: less of it, for what runs longest.
-    thresholds = {"Invocation": 40_000, "MinInvocation": 4_800, "Compile": 120_000, "BackEdge": 320_000}
+    thresholds = {"Invocation": 160_000, "MinInvocation": 19_200, "Compile": 480_000, "BackEdge": 1_280_000}
     return [
         *options,
         *[f"-XX:Tier4{name}Threshold={number}" for name, number in thresholds.items()],

@@ -57,12 +57,16 @@ class Input:
         self.storage, self.files = storage, files
         self._ahead: dict[str, Future[list[Row]]] = {}
         self._records: dict[str, DataFrame] = {}
-        self._lock = threading.Lock()
+        self._locks = {kind: threading.Lock() for kind in files}
 
     @property
     def size(self) -> int:
         """The bytes of all files."""
-        return sum(file.size for files in self.files.values() for file in files)
+        return sum(map(self.size_of, self.files))
+
+    def size_of(self, kind: str) -> int:
+        """The bytes of the files of a kind."""
+        return sum(file.size for file in self.files[kind])
 
     @property
     def is_small(self) -> bool:
@@ -81,7 +85,7 @@ class Input:
 
     def records(self, spark: SparkSession, kind: str) -> DataFrame:
         """The records of a kind, 'songs' or 'logs', by schema.RECORDS; they are kept for all the jobs that ask them."""
-        with self._lock:
+        with self._locks[kind]:
             if kind not in self._records:
                 self._records[kind] = self._read(spark, kind)
             return self._records[kind]

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 from pyspark.sql import DataFrame, DataFrameWriter, Observation, SparkSession
 from pyspark.sql import functions as F
@@ -15,8 +15,6 @@ from sparkify.report import Steps
 from sparkify.schema import TABLES
 from sparkify.session import for_hadoop, is_local, use_s3a
 from sparkify.source import Counts
-
-Tables = dict[str, Callable[[], DataFrame]]  # table -> a function that gives its rows
 
 
 class Written(NamedTuple):
@@ -48,12 +46,12 @@ def staged(spark: SparkSession, output: Any, run_id: str, work: str) -> Iterator
         raise
 
 
-def write_tables(tables: Tables, output: str, steps: Steps, empty: bool) -> dict[str, Written]:
+def write_tables(tables: dict[str, DataFrame], output: str, steps: Steps, empty: bool) -> dict[str, Written]:
     """Write tables below a folder, side by side; gives what was written of each. empty: they have no rows."""
 
     def write(table: str) -> Written:
         with steps(f"write {table}"):
-            return write_table(tables[table](), table, output, empty)
+            return write_table(tables[table], table, output, empty)
 
     return dict(zip(tables, in_parallel(write, tables)))
 

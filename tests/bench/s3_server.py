@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """An S3 server in memory that delays each request and counts them by kind, for measuring.
 
-    python s3_server.py PORT [SECONDS]      on 127.0.0.1; the delay is 0.03 s unless said
+    python s3_server.py PORT [SECONDS [SONGS]]      on 127.0.0.1; the delay is 0.03 s unless said
 
+SONGS: so many simulated song files are in the bucket `in` from the start, as a catalogue of a million lies on S3.
 It takes any credentials, a bucket comes into being with its first object, and it knows only what the jobs that are
 measured ask for. A request costs it 0.1 ms, so that it isn't what is measured: moto's server answers some 300 a second.
 It runs until SIGTERM and then prints {kind: number of requests} as JSON. GET /_counts answers with the same.
@@ -40,6 +41,17 @@ class Store:
             bisect.insort(self.names.setdefault(bucket, []), key)
         self.objects[bucket, key] = content, f'"{hashlib.md5(content).hexdigest()}"', time.time()
         return self.objects[bucket, key][1]
+
+    def put_songs(self, number):
+        """A catalogue in the bucket `in`, in 26 × 26 × 26 folders by three letters of the song's id."""
+        letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+        for at in range(number):
+            folder = at * 26**3 // number
+            name = f"{letters[folder // 676]}{letters[folder // 26 % 26]}{letters[folder % 26]}{at:014}"
+            song = {"num_songs": 1, "artist_id": f"AR{at % 300_000:016}", "artist_latitude": None}
+            song.update(artist_longitude=None, artist_location="", artist_name=f"Artist {at % 300_000}")
+            song.update(song_id=f"SO{name}", title=f"Song {at}", duration=at % 500 + 0.5, year=1960 + at % 60)
+            self.put("in", f"song_data/{'/'.join(name[:3])}/TR{name}.json", json.dumps(song).encode())
 
     def delete(self, bucket, key):
         if self.objects.pop((bucket, key), None):
@@ -193,9 +205,10 @@ def unchunked(body):
         at = end + 4 + size
 
 
-async def serve(port, delay):
+async def serve(port, delay, songs):
     """Run until SIGTERM; returns the counts."""
     store, done = Store(), asyncio.Event()
+    store.put_songs(songs)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, done.set)
     server = await loop.create_server(lambda: Connection(store, delay), "127.0.0.1", port, backlog=1000)
@@ -205,4 +218,5 @@ async def serve(port, delay):
 
 
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(serve(int(sys.argv[1]), float((sys.argv[2:] or ["0.03"])[0])))))
+    port, delay, songs = sys.argv[1], *(sys.argv[2:] + ["0.03", "0"][len(sys.argv) - 2 :])
+    print(json.dumps(asyncio.run(serve(int(port), float(delay), int(songs)))))

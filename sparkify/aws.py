@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Optional
 
 from sparkify.errors import PlaceError, UsageError
@@ -40,12 +41,26 @@ def aws_session(aws: dict[str, str]) -> Any:
         import boto3
     except ImportError:
         raise UsageError("boto3 isn't installed, and S3 needs it: pip install boto3") from None
-    keys = [aws.get(name) for name in AWS_KEYS]
-    if any(keys):
-        return boto3.Session(*keys)
     if not boto3.DEFAULT_SESSION:
-        boto3.setup_default_session()
-    return boto3.DEFAULT_SESSION
+        boto3.setup_default_session(botocore_session=_botocore_session())
+    keys = [aws.get(name) for name in AWS_KEYS]
+    return boto3.Session(*keys) if any(keys) else boto3.DEFAULT_SESSION
+
+
+def _botocore_session() -> Any:
+    """botocore's session, but for its reading of times, which takes three quarters of the time of a listing."""
+    import botocore.session
+    from botocore.utils import parse_timestamp
+
+    def parsed(value: Any) -> datetime:
+        with contextlib.suppress(ValueError):
+            if isinstance(value, str) and value.endswith("Z"):
+                return datetime.fromisoformat(f"{value[:-1]}+00:00")
+        return parse_timestamp(value)
+
+    session = botocore.session.get_session()
+    session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=parsed)
+    return session
 
 
 def aws_client(aws: dict[str, str], service: str, region: Optional[str] = None, attempts: int = 10) -> Any:

@@ -24,7 +24,7 @@ from sparkify.places import HIDDEN, Stored, bucket_and_key, data_files, is_hidde
 ZIP_READ = 8 << 20  # bytes a request, of a file that is opened
 ONE_REQUEST = 64 << 20  # a file up to this size is uploaded by one request
 COPY_LIMIT = 5 << 30  # what S3 copies by one request
-LONG_LISTING = 10  # pages of 1,000 objects after which a listing looks whether others are under way
+LONG_LISTING = 5  # pages of 1,000 objects after which a listing looks whether others are under way
 
 
 class S3Storage:

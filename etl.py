@@ -64,36 +64,43 @@ except ImportError as error:
 # What a notebook uses: the functions of this file, and these.
 __all__ = ["TABLES", "Input", "audit", "count_records", "find_input", "open_tables", "query", "spark_session", "stop"]
 __all__ += ["process_song_data", "process_log_data", "songs_table", "artists_table", "songplays_table", "users_table"]
-__all__ += ["time_table", "songs_by_name", "plays_of", "one_of_each", "main"]
+__all__ += ["time_table", "songs_by_name", "plays_of", "first_of_each", "main"]
 
 JANUARY_1970 = 31 * 86_400_000  # ms
-MANY_EVENTS = 10_000_000_000  # bytes of logs, about 20 million events: fewer users' last moments go to every task
-MANY_SONGS = 500_000_000  # bytes of song JSON, about a million: fewer songs are sent to every task whole (100 MB)
+LARGE_LOGS = 10_000_000_000  # bytes, of 20 million events: from here on, users' last moments don't go to every task
+LARGE_CATALOGUE = 500_000_000  # bytes, of a million songs: from here on, they don't go to every task whole (100 MB)
 
 
 # --- The five tables: one function each -------------------------------------------------------------------------------
 
 
-def one_of_each(rows: DataFrame, key: list[str], values: list[str]) -> DataFrame:
-    """One row for each key: of its copies the smallest by values, nulls last, so that no order of files matters."""
-    order = [F.col(name).asc_nulls_last() for name in values]
+def first_of_each(rows: DataFrame, key: list[str], order: list[Column]) -> DataFrame:
+    """One row for each key, the first in that order, which is the rows' own: so no order of files matters."""
     copies = Window.partitionBy(*key).orderBy(*order)
     numbered = rows.withColumn("copy", F.row_number().over(copies))
     return numbered.where("copy = 1").drop("copy")
 
 
+def smallest(values: list[str]) -> list[Column]:
+    """The order by some columns, one after the other, nulls last."""
+    return [F.col(name).asc_nulls_last() for name in values]
+
+
 def songs_table(songs: DataFrame) -> DataFrame:
-    """Song records -> songs, one row a song: song_id, title, artist_id (string), duration (double, s), year (int)."""
-    distinct = one_of_each(songs, SONG_KEY, SONG_VALUES)
+    """Song records -> songs, one row a song: song_id, title, artist_id (string), duration (double, s), year (int).
+
+    Of several records of a song the smallest is taken, by title, artist_id and so on, as SONG_VALUES has them.
+    """
+    distinct = first_of_each(songs, SONG_KEY, smallest(SONG_VALUES))
     return distinct.select("song_id", "title", "artist_id", "duration", "year")
 
 
 def artists_table(songs: DataFrame) -> DataFrame:
     """Song records -> artists, one row an artist: artist_id, name, location (string), latitude, longitude (degrees).
 
-    Of an artist's names the smallest by its UTF-8 bytes is taken: 'X' comes before 'X feat. Y'.
+    Of an artist's names the smallest by its UTF-8 bytes is taken, 'X' before 'X feat. Y'; then of the locations.
     """
-    distinct = one_of_each(songs, ARTIST_KEY, ARTIST_VALUES)
+    distinct = first_of_each(songs, ARTIST_KEY, smallest(ARTIST_VALUES))
     return distinct.select(
         "artist_id",
         F.col("artist_name").alias("name"),
@@ -106,16 +113,16 @@ def artists_table(songs: DataFrame) -> DataFrame:
 def songs_by_name(songs: DataFrame) -> DataFrame:
     """Song records -> song (its title), artist (its name), songs: array of (song_id, artist_id, duration).
 
-    One row a name, so that a join with it can't multiply plays.
+    The songs are those of songs_table. One row a name, so that a join with it can't multiply plays.
     """
-    distinct = one_of_each(songs, SONG_KEY, SONG_VALUES)
+    distinct = first_of_each(songs, SONG_KEY, smallest(SONG_VALUES))
     named = distinct.where(F.col("artist_name").isNotNull())
     names = named.groupBy(F.col("title").alias("song"), F.col("artist_name").alias("artist"))
     return names.agg(F.collect_list(F.struct("song_id", "artist_id", "duration")).alias("songs"))
 
 
 def plays_of(events: DataFrame) -> DataFrame:
-    """Event records -> plays, copies among them: the columns of PLAY_KEY and PLAY_VALUES."""
+    """Event records -> plays, copies among them: the columns of PLAY_KEY and PLAY_VALUES. No other record has a ts."""
     return events.where(F.col("ts").isNotNull()).select(*PLAY_KEY, *PLAY_VALUES)
 
 
@@ -128,7 +135,7 @@ def songplays_table(plays: DataFrame, names: DataFrame) -> DataFrame:
     8 million plays, 1 in 37 for a billion; the audit finds it and publishes nothing.
     Of several songs of a play's name the one with the nearest duration wins, then the smallest song_id.
     """
-    distinct = one_of_each(plays, PLAY_KEY, PLAY_VALUES)
+    distinct = first_of_each(plays, PLAY_KEY, smallest(PLAY_VALUES))
     matched = distinct.join(names, ["song", "artist"], "left")
 
     def distance(song: Column) -> Column:
@@ -162,12 +169,9 @@ def users_table(plays: DataFrame, many: bool = False) -> DataFrame:
     # The last moments are numbers, found by a quick first pass: about one play a user is left to be ordered.
     last = plays.groupBy("user_id").agg(F.max("ts").alias("ts"))
     candidates = plays.join(last if many else F.broadcast(last), ["user_id", "ts"], "left_semi")
-    order = [-F.col("item_in_session"), -F.col("session_id")]
-    for name in PLAY_VALUES:  # copies of one play, as in one_of_each: a null is larger than any value
-        order += [F.col(name).isNull(), F.col(name)]
-    user = F.struct("first_name", "last_name", "gender", "level")
-    users = candidates.groupBy("user_id").agg(F.min_by(user, F.struct(*order)).alias("user"))
-    return users.select("user_id", "user.*")
+    latest = [F.col(name).desc() for name in ("ts", "item_in_session", "session_id")]
+    plays_of_users = first_of_each(candidates, ["user_id"], [*latest, *smallest(PLAY_VALUES)])
+    return plays_of_users.select("user_id", "first_name", "last_name", "gender", "level")
 
 
 def time_table(plays: DataFrame) -> DataFrame:
@@ -240,11 +244,11 @@ def process_log_data(
 
     def tables() -> dict[str, DataFrame]:
         names = songs_by_name(source.records(spark, "songs").where("reason IS NULL"))
-        if source.size_of("songs") <= MANY_SONGS:
+        if source.size_of("songs") <= LARGE_CATALOGUE:
             names = F.broadcast(names)
         return {
             "songplays": songplays_table(plays, names),
-            "users": users_table(plays, many=source.size_of("logs") > MANY_EVENTS),
+            "users": users_table(plays, many=source.size_of("logs") > LARGE_LOGS),
             "time": time_table(plays),
         }
 
@@ -293,6 +297,7 @@ def run(settings: Settings, ending: Ending) -> None:
                 with steps("publish"):
                     if staging != output.path(staging_of(run_id)):
                         output.upload(staging, staging_of(run_id))
+                    ending.outcome = "if the publishing had begun, the next run, or --recover, completes it"
                     publish(output, run_id, lock, rows)
             ending.outcome = "the tables are published"
             if into:
@@ -312,6 +317,7 @@ def run(settings: Settings, ending: Ending) -> None:
             register_published(settings)
             if into:
                 report["load"] = load_tables(spark, into, output, staging, steps)
+                ending.outcome = "the tables are published, and loaded"
         finally:
             conclude(report, settings)
 
@@ -332,7 +338,9 @@ def main(argv: Optional[list[str]] = None) -> int:
             load_target(settings)  # refuses before anything is begun
             check_catalog(settings)
             if settings.cluster is not None:
-                conclude(run_on_emr(settings), settings)
+                report = run_on_emr(settings)
+                ending.outcome = "the tables are published"
+                conclude(report, settings)
             if settings.cluster is not None or settings.no_run:
                 register_published(settings)
                 load_only(settings, ending)

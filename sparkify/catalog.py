@@ -279,7 +279,7 @@ def register_published(settings: Settings) -> None:
         command = f"python etl.py --catalog {settings.catalog['database']} --no-run --output {settings.output}"
         if settings.load:
             command += f" --load {settings.load}"
-        raise JobError(f"{error}; the tables are published, but not registered, or not all: run `{command}`") from None
+        raise JobError(f"{error}; the tables are not registered, or not all: run `{command}`") from None
     changes = ", ".join(f"{done[kind]} {kind}" for kind in ("new", "changed", "gone"))
     say(f"the five tables are in the {catalog.database}, with {done['partitions']} partitions: {changes}")
 

@@ -45,10 +45,7 @@ class Ending:
         outcome = f"; {self.outcome}" if self.outcome else ""
         if isinstance(error, UsageError):
             return str(error)
-        if isinstance(error, JobError):
-            is_said = not outcome or "published" in str(error)
-            return str(error) if is_said else f"{error}{outcome}"
-        if isinstance(error, PlaceError):
+        if isinstance(error, (JobError, PlaceError)):
             return f"{error}{outcome}"
         if isinstance(error, KeyboardInterrupt):
             return f"interrupted{outcome}"

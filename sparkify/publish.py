@@ -1,6 +1,7 @@
-"""From staging to the tables' places, whether on a disk or on S3: one move after the other, by a journal.
+"""From staging to the tables' places, by a journal.
 
-A run that is killed between two moves leaves the journal, by which the next one, or --recover, makes the other moves.
+How they get there is the storage's: renamed one after the other on a disk, deleted and copied on S3. A run that is
+killed meanwhile leaves the journal, by which the next one, or --recover, does the rest.
 """
 
 import contextlib

@@ -54,7 +54,7 @@ LAYOUT = {
 }  # in the order in which they are made and filled: what is referred to comes first
 POLL_SECONDS = 2
 PERMISSIONS = "redshift-data:* and redshift:GetClusterCredentials, or redshift-serverless:GetCredentials,"
-UNTOUCHED = "the tables are published, and those in Redshift as they were"
+UNTOUCHED = "the tables in Redshift are as they were"
 HINTS = {  # by what Redshift says
     "depend": "drop what uses the table first, and make it again after the load",
     "too long|exceeds the (max|length)": "`--dry-run` prints the SQL: make the column wider there, and run that",

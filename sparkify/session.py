@@ -130,6 +130,8 @@ def start_context(settings: dict[str, str], work: str) -> None:
     if os.environ.get("LC_ALL") in ("C", "POSIX"):  # in which Java reads and writes no names but of ASCII
         os.environ["LC_ALL"] = "C.UTF-8"
 
+    log_path = os.path.join(work, "spark.log")
+
     def started() -> SparkContext:
         conf = SparkConf().setAll(list(settings.items()))
         with open(log_path, "ab") as log:
@@ -138,7 +140,6 @@ def start_context(settings: dict[str, str], work: str) -> None:
 
     # Of the short-lived Java that puts together the command line of the other.
     os.environ.setdefault("SPARK_LAUNCHER_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
-    log_path = os.path.join(work, "spark.log")
     try:
         try:
             started()
@@ -171,7 +172,7 @@ def why_java_failed(settings: dict[str, str], log_path: str) -> str:
 
 @contextlib.contextmanager
 def session(work: str, small: bool = False, packages: Sequence[str] = ()) -> Iterator[SparkSession]:
-    """The spark_session of a block. Its end may take a while, the first time: say before it what there is to say."""
+    """The spark_session of a block. The first one ends slowly, as Java leaves its archive: print results before."""
     with java_heard(work), undisturbed():
         spark = spark_session(work, small, packages)
     try:

@@ -91,7 +91,7 @@ def write_rejected(records: DataFrame, kind: str, counts: Counts, max_rejected: 
     if counts.rejected > max_rejected * counts.total:
         raise JobError(
             f"{counts.rejected:,} of {counts.total:,} {kind[:-1]} records ({counts.rejected / counts.total:.2%}) can't "
-            f"be used, more than --max-rejected {max_rejected:g} allows; nothing is published; see {place}"
+            f"be used, more than --max-rejected {max_rejected:g} allows; see {place}"
         )
 
 

@@ -257,6 +257,4 @@ class LocalStorage:
             except OSError as error:
                 said = error.strerror
         if said:
-            raise JobError(
-                f"can't move {self.path(old)} to {self.path(new)}: {said}; the next run completes the publishing"
-            )
+            raise JobError(f"can't move {self.path(old)} to {self.path(new)}: {said}")

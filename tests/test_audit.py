@@ -7,11 +7,12 @@ from pathlib import Path
 
 import duckdb
 import pytest
-from tables import COLUMNS, visible
+from tables import COLUMNS, assert_tables, visible
 
 import etl
 from sparkify.audit import RULES, audit
 from sparkify.errors import JobError
+from sparkify.storage import LocalStorage
 
 
 def every_file_twice(name):
@@ -124,7 +125,7 @@ def test_a_failed_audit_publishes_nothing_and_keeps_what_was_staged(inputs, lake
     status, line = run_here("--input", inputs[1][0], "--output", "lake")
     assert status == 1
     assert line.startswith("etl.py: the audit failed: songplays")
-    kept = Path(re.search(r"(/\S+/_staging/[^/\s]+)", line).group(1))
+    kept = Path(re.search(r"(/\S+/_staging/[^/\s;]+)", line).group(1))
     assert {path.name for path in kept.iterdir()} >= set(COLUMNS)
     assert visible(lake / "lake") == before
 
@@ -144,3 +145,22 @@ def test_records_that_are_missing_in_what_was_staged_are_noticed(inputs, lake, r
     assert status == 1
     assert "0 of 1 rejected logs" in line
     assert visible(lake / "lake") == before
+
+
+def test_a_failure_between_two_moves_says_that_the_next_run_completes_it(lake, inputs, run_here, monkeypatch):
+    real, moves = LocalStorage.move, []
+
+    def move(self, old, new):
+        moves.append(new)
+        if len(moves) == 4:
+            raise JobError("stopped")
+        real(self, old, new)
+
+    with monkeypatch.context() as patched:
+        patched.chdir(lake)
+        patched.setattr(LocalStorage, "move", move)
+        status, line = run_here("--input", inputs[1][0], "--output", "lake")
+    hint = "if the publishing had begun, the next run, or --recover, completes it"
+    assert (status, line) == (1, f"etl.py: stopped; {hint}")
+    assert run_here("--recover", "--output", lake / "lake")[0] == 0
+    assert_tables(lake / "lake", inputs[1][1])

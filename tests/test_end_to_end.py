@@ -255,7 +255,7 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 import etl
 from sparkify import source
-source.SMALL_INPUT = etl.MANY_SONGS = etl.MANY_EVENTS = 0
+source.SMALL_INPUT = etl.LARGE_CATALOGUE = etl.LARGE_LOGS = 0
 source.SHARE = 400_000
 sys.exit(etl.main(sys.argv[2:]))
 """

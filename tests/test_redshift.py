@@ -41,7 +41,7 @@ RUN, OLD_RUN = "20240102T030405Z-0000000a", "20230102T030405Z-0000000a"
 ROLE = "arn:aws:iam::123456789012:role/spectrum"
 URL = f"redshift://{CLUSTER}/dev"
 ROWS = dict.fromkeys(TABLES, 7)
-UNTOUCHED = "the tables are published, and those in Redshift as they were"
+UNTOUCHED = "the tables in Redshift are as they were"
 
 
 @pytest.fixture(scope="module")
@@ -530,7 +530,7 @@ def test_what_isnt_registered_isnt_loaded(aws, capsys):
     aws.answers["CreateTable"] = lambda _: (400, {"__type": "AccessDeniedException", "Message": "no"})
     status, _, stderr = call(aws, capsys, "--no-run")
     assert status == 1
-    assert "but not registered" in stderr
+    assert "the tables are not registered" in stderr
     assert aws.parameters("BatchExecuteStatement") == []
 
 

@@ -193,7 +193,8 @@ def java_heard(work: str) -> Iterator[None]:
     try:
         yield
     except (Py4JError, PySparkException) as error:
-        raise JobError(f"the job failed: {java_cause(error)}; see {os.path.join(work, 'spark.log')}") from error
+        log = "" if on_a_cluster() else f"; see {os.path.join(work, 'spark.log')}"
+        raise JobError(f"the job failed: {java_cause(error)}{log}") from error
 
 
 def stop(spark: SparkSession) -> None:

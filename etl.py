@@ -39,6 +39,7 @@ try:
     from sparkify.config import Settings, read_settings
     from sparkify.emr import run_on_emr, stop_cluster
     from sparkify.ending import Ending
+    from sparkify.jdbc import Target
     from sparkify.load import UNCHANGED, check_load, load_only, load_packages, load_tables, load_target
     from sparkify.lock import Lock
     from sparkify.parallel import side_by_side
@@ -265,10 +266,9 @@ def process_log_data(
 # --- The run ----------------------------------------------------------------------------------------------------------
 
 
-def run(settings: Settings, ending: Ending) -> None:
-    """One run, told by settings: find the input, prepare, make the tables in staging, audit and publish them."""
+def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
+    """One run, told by settings: find the input, prepare, make the tables in staging, audit, publish and load them."""
     steps = Steps()
-    into = load_target(settings)
     with steps("find input"):
         source = find_input(settings.input, settings.aws)
         output = storage_of(settings.output, settings.aws)
@@ -335,7 +335,7 @@ def main(argv: Optional[list[str]] = None) -> int:
         elif settings.dry_run:
             print_sql(settings)
         else:
-            load_target(settings)  # refuses before anything is begun
+            into = load_target(settings)  # refuses before anything is begun
             check_catalog(settings)
             if settings.cluster is not None:
                 report = run_on_emr(settings)
@@ -343,9 +343,9 @@ def main(argv: Optional[list[str]] = None) -> int:
                 conclude(report, settings)
             if settings.cluster is not None or settings.no_run:
                 register_published(settings)
-                load_only(settings, ending)
+                load_only(settings, ending, into)
             else:
-                run(settings, ending)
+                run(settings, ending, into)
             load_registered(settings)
     return ending.status
 

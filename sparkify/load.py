@@ -67,9 +67,8 @@ def load_tables(spark: SparkSession, into: Target, storage: Any, staging: str, s
     return loaded
 
 
-def load_only(settings: Settings, ending: Ending) -> None:
-    """Load what lies in settings.output, where Spark does it."""
-    into = load_target(settings)
+def load_only(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
+    """Load what lies in settings.output into a target, where Spark does it."""
     if into is None:
         return
     storage = storage_of(settings.output, settings.aws)

@@ -28,6 +28,7 @@ from sparkify.session import executors_have, is_local, literal_path, on_a_cluste
 from sparkify.storage import storage_of
 
 KINDS = {"songs": "song", "logs": "log"}  # kind of records -> how its folders and zips begin
+READERS = {"songs": song_rows, "logs": event_rows}  # kind of records -> what makes them of a file's bytes
 SHARE = 32 << 20  # bytes that a task reads at once; a larger log is cut into ranges
 BEGINNING = 1 << 20  # bytes of a log that tell whether it has an object a line
 OPENING = 64 << 10  # opening a file takes about as long as reading so many bytes
@@ -223,7 +224,7 @@ def rows_in_a_task(storage: Any, kind: str, files: list[File]) -> Iterator[Row]:
 
 def rows_of(storage: Any, kind: str, files: list[File]) -> Iterator[Row]:
     """The rows of the records in files; a file that can't be read is a row, too, with the reason UNREADABLE."""
-    read = song_rows if kind == "songs" else event_rows
+    read = READERS[kind]
     try:
         for source, content in contents(storage, files, whole=kind == "songs"):
             yield from read(content, source)
@@ -327,7 +328,7 @@ def read_by_hadoop(spark: SparkSession, storage: Any, kind: str, files: list[Fil
         raise UsageError(
             "the executors can't read a zip or a gzip on S3 without boto3: install it there, or unpack the files"
         )
-    read = song_rows if kind == "songs" else event_rows
+    read = READERS[kind]
     paths = [literal_path(storage.path(file.name)) for file in files]
     found = spark.read.format("binaryFile").load(paths).select("path", "content")
     return found.rdd.flatMap(lambda file: read(bytes(file.content), file.path))

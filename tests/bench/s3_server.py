@@ -9,13 +9,13 @@ measured ask for. A request costs it 0.1 ms, so that it isn't what is measured: 
 It runs until SIGTERM and then prints {kind: number of requests} as JSON. GET /_counts answers with the same.
 """
 
+import argparse
 import asyncio
 import bisect
 import hashlib
 import json
 import re
 import signal
-import sys
 import time
 from collections import Counter
 from datetime import datetime, timezone
@@ -218,5 +218,8 @@ async def serve(port, delay, songs):
 
 
 if __name__ == "__main__":
-    port, delay, songs = sys.argv[1], *(sys.argv[2:] + ["0.03", "0"][len(sys.argv) - 2 :])
-    print(json.dumps(asyncio.run(serve(int(port), float(delay), int(songs)))))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("port", type=int)
+    parser.add_argument("delay", type=float, nargs="?", default=0.03)
+    parser.add_argument("songs", type=int, nargs="?", default=0)
+    print(json.dumps(asyncio.run(serve(**vars(parser.parse_args())))))

@@ -9,9 +9,9 @@ from pyspark.sql import functions as F
 
 from sparkify.errors import JobError
 from sparkify.parallel import in_parallel
+from sparkify.places import literal_path
 from sparkify.query import read_table
 from sparkify.schema import PLAY_ID, TABLES
-from sparkify.session import literal_path
 from sparkify.source import Counts
 
 

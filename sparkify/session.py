@@ -10,11 +10,11 @@ sessionState (what kind of statement a query is), _jsc (S3A's keys, which must n
 import contextlib
 import functools
 import os
-import pwd
 import re
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -32,19 +32,20 @@ from pyspark.sql.types import StructType
 
 from sparkify.aws import aws_session
 from sparkify.errors import JobError, UsageError, java_cause
+from sparkify.jars import POSTGRES_DRIVER
 from sparkify.java import (
     archive_left,
     archive_options,
     find_java,
     java_options,
     keep_archive,
+    on_a_cluster,
     remove_archive,
     spark_jars,
     undisturbed,
 )
 from sparkify.report import say
 
-POSTGRES_DRIVER = "org.postgresql:postgresql:42.7.8"
 LEFT_DAYS = 7  # the folder of a run that was killed longer ago is removed
 
 # The SQL settings that the results or the speed depend on; everything else is the machine's or the cluster's own.
@@ -175,12 +176,12 @@ def session(work: str, small: bool = False, packages: Sequence[str] = ()) -> Ite
     """The spark_session of a block. The first one ends slowly, as Java leaves its archive: print results before."""
     with java_heard(work), undisturbed():
         spark = spark_session(work, small, packages)
+        options = spark.conf.get("spark.driver.extraJavaOptions", "")
+    java = java_of(spark)
     try:
         with java_heard(work):
             yield spark
     finally:
-        options = spark.conf.get("spark.driver.extraJavaOptions", "")
-        java = getattr(spark.sparkContext._gateway, "proc", None)
         if java and java.poll() == -signal.SIGABRT:  # it crashed
             remove_archive(options)
         with contextlib.suppress(Exception):
@@ -200,9 +201,8 @@ def java_heard(work: str) -> Iterator[None]:
 def stop(spark: SparkSession) -> None:
     """End the session; where Java is to leave an archive of its classes, wait until it has, and keep it."""
     archive = archive_left(spark.conf.get("spark.driver.extraJavaOptions", ""))
-    gateway = spark.sparkContext._gateway
+    gateway, java = spark.sparkContext._gateway, java_of(spark)
     spark.stop()
-    java = getattr(gateway, "proc", None)
     if not archive or not java:
         return
     say("saving Java's classes, this once, so that later runs start sooner")
@@ -219,6 +219,18 @@ def stop(spark: SparkSession) -> None:
         keep_archive(*archive, whole)
 
 
+def java_of(spark: SparkSession) -> Optional[subprocess.Popen]:
+    """The process of the Java that this program has started; none on a cluster."""
+    return getattr(spark.sparkContext._gateway, "proc", None)
+
+
+def kill_java(spark: SparkSession) -> None:
+    """End the Java that this program has started at once: a task of a cancelled job may still make a file."""
+    if java := java_of(spark):
+        java.kill()
+        java.wait()
+
+
 def work_folder() -> str:
     """A new folder for the files of a run; those of runs that were killed LEFT_DAYS ago go."""
     for old in Path(tempfile.gettempdir()).glob("sparkify-etl-*"):
@@ -229,11 +241,6 @@ def work_folder() -> str:
 
 
 # --- What Spark runs on -----------------------------------------------------------------------------------------------
-
-
-def on_a_cluster() -> bool:
-    """Whether spark-submit has started this program, and Java with it."""
-    return "PYSPARK_GATEWAY_PORT" in os.environ
 
 
 def is_local(spark: SparkSession) -> bool:
@@ -292,61 +299,6 @@ def parse_query(spark: SparkSession, sql: str) -> bool:
             parser.parseQuery(text)
             return True
     return False
-
-
-# --- Places, as Spark names them --------------------------------------------------------------------------------------
-
-
-def for_hadoop(place: str) -> str:
-    """A place as a path of Hadoop's and Spark's: without a scheme they would take theirs, which is HDFS on EMR."""
-    return place if "://" in place else f"file:{os.path.abspath(place)}"
-
-
-def literal_path(place: str) -> str:
-    """A place to read from, as for_hadoop; characters that Hadoop would take for a pattern are escaped."""
-    return re.sub(r"([\[\]{}*?\\])", r"\\\1", for_hadoop(place))
-
-
-def jar_of(package: str) -> Path:
-    """Where Spark keeps the jar of a package, once it is downloaded."""
-    try:
-        home = Path(pwd.getpwuid(os.getuid()).pw_dir)  # Java's user.home, whatever HOME says
-    except KeyError:  # a container may run as a user without a name
-        home = Path.home()
-    ivy = home / (".ivy2" if pyspark.__version__.startswith("3.") else ".ivy2.5.2")
-    group, name, version = package.split(":")
-    return ivy / "jars" / f"{group}_{name}-{version}.jar"
-
-
-def hadoop_package(name: str) -> str:
-    """The coordinates of the package of a name, of the Hadoop in pyspark."""
-    version = next(spark_jars().glob("hadoop-client-api-*.jar")).stem.rsplit("-", 1)[1]
-    return f"org.apache.hadoop:{name}:{version}"
-
-
-def s3a_packages() -> list[str]:
-    """The package of the S3A that belongs to the Hadoop in pyspark; none where it is there already."""
-    if on_a_cluster() or list(spark_jars().glob("hadoop-aws-*.jar")):
-        return []
-    package = hadoop_package("hadoop-aws")
-    version = package.rpartition(":")[2]
-    return wanted(package, "Spark reads tables on S3", 280 if version < "3.4" else 600)
-
-
-def postgres_packages() -> list[str]:
-    """The package of PostgreSQL's driver; none where the user has put a jar of it into Spark's, or named it."""
-    named = "postgresql" in os.environ.get("PYSPARK_SUBMIT_ARGS", "")
-    if named or on_a_cluster() or list(spark_jars().glob("postgresql-*.jar")):
-        return []
-    return wanted(POSTGRES_DRIVER, "Spark writes to PostgreSQL", 1)
-
-
-def wanted(package: str, purpose: str, megabytes: int) -> list[str]:
-    """[a package]; where it is to be downloaded, that is said."""
-    jar, (_, name, version) = jar_of(package), package.split(":")
-    if not jar.exists():
-        say(f"{purpose} by {name} {version}: downloading it to {jar.parent.parent}, once, {megabytes} MB")
-    return [package]
 
 
 def jdbc_connection(spark: SparkSession, driver: str, url: str, properties: dict[str, str]) -> Any:

@@ -20,11 +20,12 @@ from pyspark.sql import functions as F
 
 import sparkify
 from sparkify.errors import PlaceError, UsageError
-from sparkify.places import DATA_FOLDERS, is_hidden, is_s3
+from sparkify.java import on_a_cluster
+from sparkify.places import DATA_FOLDERS, is_hidden, is_s3, literal_path
 from sparkify.records import UNREADABLE, Row, event_rows, is_by_line, rejected, song_rows
 from sparkify.report import say
 from sparkify.schema import RECORDS
-from sparkify.session import executors_have, is_local, literal_path, on_a_cluster, rows_from_driver, use_s3a
+from sparkify.session import executors_have, is_local, rows_from_driver, use_s3a
 from sparkify.storage import storage_of
 
 KINDS = {"songs": "song", "logs": "log"}  # kind of records -> how its folders and zips begin

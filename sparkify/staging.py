@@ -9,11 +9,11 @@ from pyspark.sql import functions as F
 
 from sparkify.errors import JobError
 from sparkify.parallel import in_parallel
-from sparkify.places import is_s3
+from sparkify.places import for_hadoop, is_s3
 from sparkify.publish import read_journal, staging_of
 from sparkify.report import Steps
 from sparkify.schema import TABLES
-from sparkify.session import for_hadoop, is_local, use_s3a
+from sparkify.session import is_local, kill_java, use_s3a
 from sparkify.source import Counts
 
 
@@ -39,7 +39,9 @@ def staged(spark: SparkSession, output: Any, run_id: str, work: str) -> Iterator
         yield staging
     except JobError:
         raise  # its message names what is kept
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            kill_java(spark)
         with contextlib.suppress(Exception):
             if read_journal(output) is None:
                 output.discard(staging_of(run_id))

@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory):
     import etl
-    from sparkify.session import postgres_packages
+    from sparkify.jars import postgres_packages
 
     session = etl.spark_session(str(tmp_path_factory.mktemp("spark")), small=True, packages=postgres_packages())
     session.conf.set("spark.sql.shuffle.partitions", 4)

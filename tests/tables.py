@@ -11,7 +11,7 @@ import oracle
 import pyspark
 import pytest
 
-from sparkify.session import hadoop_package, jar_of
+from sparkify.jars import hadoop_package, jar_of
 
 ROOT = Path(__file__).resolve().parent.parent
 ETL = ROOT / "etl.py"

@@ -24,9 +24,9 @@ from tables import COLUMNS, FOR_SECONDS, ROOT, assert_tables, hadoop_jar
 
 from sparkify.config import Settings
 from sparkify.emr import code_files, spark_step
+from sparkify.jars import s3a_packages
 from sparkify.java import find_java
 from sparkify.report import summary
-from sparkify.session import s3a_packages
 
 pytestmark = pytest.mark.long
 

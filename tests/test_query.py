@@ -13,8 +13,8 @@ import pytest
 from tables import COLUMNS, ETL, ROOT, columns_of, environment, run_etl
 
 import etl
+from sparkify import jars
 from sparkify import query as room
-from sparkify import session
 from sparkify.errors import UsageError
 from sparkify.query import as_table, open_tables, query, write_csv
 from sparkify.schema import TABLES
@@ -78,21 +78,21 @@ def test_a_missing_table_is_named(spark, empty_output, tmp_path):
 def test_for_tables_on_s3_the_download_is_said_with_javas_folder_until_it_is_done(
     tmp_path, monkeypatch, capsys, hadoop, size
 ):
-    monkeypatch.setattr(session, "spark_jars", lambda: tmp_path)
-    monkeypatch.setattr(session.pwd, "getpwuid", lambda _: SimpleNamespace(pw_dir=str(tmp_path)))
+    monkeypatch.setattr(jars, "spark_jars", lambda: tmp_path)
+    monkeypatch.setattr(jars.pwd, "getpwuid", lambda _: SimpleNamespace(pw_dir=str(tmp_path)))
     monkeypatch.setenv("HOME", "/elsewhere")
     (tmp_path / f"hadoop-client-api-{hadoop}.jar").touch()
     package = [f"org.apache.hadoop:hadoop-aws:{hadoop}"]
-    assert session.s3a_packages() == package
+    assert jars.s3a_packages() == package
     said = rf"Spark reads tables on S3 by hadoop-aws {hadoop}: downloading it to (\S+), once, {size}\n"
     folder = Path(re.fullmatch(said, capsys.readouterr().err)[1])
     assert folder.parent == tmp_path
     (folder / "jars").mkdir(parents=True)
     (folder / f"jars/org.apache.hadoop_hadoop-aws-{hadoop}.jar").touch()
-    assert session.s3a_packages() == package
+    assert jars.s3a_packages() == package
     assert capsys.readouterr().err == ""
     (tmp_path / f"hadoop-aws-{hadoop}.jar").touch()
-    assert session.s3a_packages() == []
+    assert jars.s3a_packages() == []
 
 
 # ---- What is a query -------------------------------------------------------------------------------------

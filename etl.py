@@ -47,7 +47,17 @@ try:
     from sparkify.query import ask, open_tables, query
     from sparkify.redshift import load_registered, print_sql
     from sparkify.report import Steps, conclude, logs_in_report, much_smaller, songs_in_report, tables_in_report
-    from sparkify.schema import ARTIST_KEY, ARTIST_VALUES, PLAY_ID, PLAY_KEY, PLAY_VALUES, SONG_KEY, SONG_VALUES, TABLES
+    from sparkify.schema import (
+        ARTIST_KEY,
+        ARTIST_VALUES,
+        PLAY_ID,
+        PLAY_KEY,
+        PLAY_VALUES,
+        SONG_KEY,
+        SONG_VALUES,
+        TABLES,
+        USER_VALUES,
+    )
     from sparkify.session import session, size_shuffles, spark_session, stop
     from sparkify.source import Counts, Input, count_records, find_input, opened
     from sparkify.staging import Written, staged, write_rejected, write_tables
@@ -68,7 +78,6 @@ __all__ += ["process_song_data", "process_log_data", "songs_table", "artists_tab
 __all__ += ["time_table", "songs_by_name", "plays_of", "first_of_each", "main"]
 
 JANUARY_1970 = 31 * 86_400_000  # ms
-LARGE_LOGS = 10_000_000_000  # bytes, of 20 million events: from here on, users' last moments don't go to every task
 LARGE_CATALOGUE = 500_000_000  # bytes, of a million songs: from here on, they don't go to every task whole (100 MB)
 
 
@@ -123,8 +132,8 @@ def songs_by_name(songs: DataFrame) -> DataFrame:
 
 
 def plays_of(events: DataFrame) -> DataFrame:
-    """Event records -> plays, copies among them: the columns of PLAY_KEY and PLAY_VALUES. No other record has a ts."""
-    return events.where(F.col("ts").isNotNull()).select(*PLAY_KEY, *PLAY_VALUES)
+    """Event records -> plays, copies among them: PLAY_KEY, PLAY_VALUES and is_latest. No other record has a ts."""
+    return events.where(F.col("ts").isNotNull()).select(*PLAY_KEY, *PLAY_VALUES, "is_latest")
 
 
 def songplays_table(plays: DataFrame, names: DataFrame) -> DataFrame:
@@ -136,7 +145,7 @@ def songplays_table(plays: DataFrame, names: DataFrame) -> DataFrame:
     8 million plays, 1 in 37 for a billion; the audit finds it and publishes nothing.
     Of several songs of a play's name the one with the nearest duration wins, then the smallest song_id.
     """
-    distinct = first_of_each(plays, PLAY_KEY, smallest(PLAY_VALUES))
+    distinct = first_of_each(plays, PLAY_KEY, smallest([name for name in PLAY_VALUES if name not in USER_VALUES]))
     matched = distinct.join(names, ["song", "artist"], "left")
 
     def distance(song: Column) -> Column:
@@ -161,18 +170,15 @@ def songplays_table(plays: DataFrame, names: DataFrame) -> DataFrame:
     )
 
 
-def users_table(plays: DataFrame, many: bool = False) -> DataFrame:
+def users_table(plays: DataFrame) -> DataFrame:
     """Plays -> users, one row a user with a play: user_id (bigint), first_name, last_name, gender, level (string).
 
     All are those of the user's last play: by ts, then item_in_session, then session_id.
-    many: there may be too many users to send (user_id, ts) of each to every task.
     """
-    # The last moments are numbers, found by a quick first pass: about one play a user is left to be ordered.
-    last = plays.groupBy("user_id").agg(F.max("ts").alias("ts"))
-    candidates = plays.join(last if many else F.broadcast(last), ["user_id", "ts"], "left_semi")
+    candidates = plays.where("is_latest")  # of what was read at once: so few plays are left to be ordered
     latest = [F.col(name).desc() for name in ("ts", "item_in_session", "session_id")]
-    plays_of_users = first_of_each(candidates, ["user_id"], [*latest, *smallest(PLAY_VALUES)])
-    return plays_of_users.select("user_id", "first_name", "last_name", "gender", "level")
+    last_plays = first_of_each(candidates, ["user_id"], [*latest, *smallest(PLAY_VALUES)])
+    return last_plays.select("user_id", *USER_VALUES, "level")
 
 
 def time_table(plays: DataFrame) -> DataFrame:
@@ -180,7 +186,9 @@ def time_table(plays: DataFrame) -> DataFrame:
 
     Weeks are ISO weeks; weekday is 1 for Monday to 7 for Sunday.
     """
-    times = plays.select("ts").distinct().select(F.timestamp_millis("ts").alias("start_time"))
+    # Nearly every play has its own ts: without repartition Spark would look for equal ones before the shuffle, too.
+    distinct = plays.select("ts").repartition("ts").distinct()
+    times = distinct.select(F.timestamp_millis("ts").alias("start_time"))
     return times.select(
         "start_time",
         F.hour("start_time").alias("hour"),
@@ -247,11 +255,7 @@ def process_log_data(
         names = songs_by_name(source.records(spark, "songs").where("reason IS NULL"))
         if source.size_of("songs") <= LARGE_CATALOGUE:
             names = F.broadcast(names)
-        return {
-            "songplays": songplays_table(plays, names),
-            "users": users_table(plays, many=source.size_of("logs") > LARGE_LOGS),
-            "time": time_table(plays),
-        }
+        return {"songplays": songplays_table(plays, names), "users": users_table(plays), "time": time_table(plays)}
 
     with steps("read logs"):
         counts, planned = side_by_side(functools.partial(count_records, records), tables)

@@ -28,16 +28,21 @@ def one_row_each(table: str, what: str, references: list[str]) -> Rule:
 
     A row lies in the folder of its month: that is asked in the same pass.
     """
-    key, partitions = TABLES[table].key, TABLES[table].partitions
-    misplaced = "year <> year(start_time) OR month <> month(start_time)" if "month" in partitions else "false"
+    key, has_months = TABLES[table].key, "month" in TABLES[table].partitions
+    misplaced = "year <> year(start_time) OR month <> month(start_time)" if has_months else "false"
+    # Nearly as many keys as rows: grouping them before the shuffle, too, as Spark does, takes half as long again.
+    hint = "/*+ REPARTITION(key) */" if has_months else ""
     wanted = " ".join(
         f"UNION ALL SELECT key, 0 AS own, false AS misplaced FROM ({query}) WHERE key IS NOT NULL"
         for query in references
     )
     query = f"""
-        SELECT key FROM (SELECT {key} AS key, 1 AS own, {misplaced} AS misplaced FROM {{{table}}} {wanted})
+        SELECT key FROM (
+            SELECT {hint} key, own, misplaced
+            FROM (SELECT {key} AS key, 1 AS own, {misplaced} AS misplaced FROM {{{table}}} {wanted})
+        )
         GROUP BY key HAVING sum(own) <> 1 OR count(*) = sum(own) OR key IS NULL OR bool_or(misplaced)"""
-    place = " in the folder of its month" if "month" in partitions else ""
+    place = " in the folder of its month" if has_months else ""
     return Rule(f"one row for each {what}{place}, and no other", table, query)
 
 

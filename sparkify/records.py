@@ -43,20 +43,29 @@ def song_rows(content: bytes, source: str) -> Iterator[Row]:
 
 
 def event_rows(content: bytes, source: str) -> Iterator[Row]:
-    """A log, or whole lines of one -> the rows of its plays and its rejected events, by RECORDS['logs'].
+    """A log, or whole lines of one -> the rows of its rejected events and its plays, by RECORDS['logs'].
 
-    Events that are no plays are counted: a last row has their number.
+    A play is marked where its user has no later one here. Events that are no plays are counted: a last row has their
+    number.
     """
     others, used = 0, row_maker(content)
+    plays: list[list[Any]] = []
+    latest: dict[int, int] = {}  # user_id -> ts
     for text, reason, values in judged_texts(without_mark(content), event_judge()):
         if reason:
             yield rejected("logs", reason, source, text)
         elif values:
-            yield used(values)
+            plays.append(values)
+            ts, user_id = values[0], values[1]
+            if ts > latest.get(user_id, -1):
+                latest[user_id] = ts
         else:
             others += 1
+    for values in plays:
+        values.append(values[0] == latest[values[1]])
+        yield used(values)
     if others:
-        yield (None, None, None, others, *[None] * len(EVENT_FIELDS))
+        yield (None, None, None, others, *[None] * (len(RECORDS["logs"]) - 4))
 
 
 def judged_texts(content: bytes, judge: Callable[[Any], Judgement]) -> Iterator[tuple[bytes, Optional[str], Any]]:

@@ -35,6 +35,7 @@ SONG_FIELDS: dict[str, tuple[str, str]] = {
 PLAY_KEY = ["ts", "user_id", "session_id", "item_in_session"]  # the first of EVENT_FIELDS
 PLAY_ID = ["user_id", "session_id", "item_in_session", "ts"]  # the key in the order in which songplay_id hashes it
 PLAY_VALUES: list[str] = [column for column, _ in EVENT_FIELDS.values() if column not in PLAY_KEY]
+USER_VALUES = ["first_name", "last_name", "gender"]  # of a play: songplays has none of them
 SONG_KEY = ["song_id"]
 SONG_VALUES: list[str] = [column for column, _ in SONG_FIELDS.values() if column not in SONG_KEY]
 ARTIST_KEY = ["artist_id"]
@@ -45,7 +46,8 @@ ARTIST_VALUES: list[str] = [column for column in SONG_VALUES if column.startswit
 RECORD_COLUMNS: dict[str, str] = {"reason": "string", "source": "string", "raw": "string", "others": "bigint"}
 RECORDS: dict[str, dict[str, str]] = {
     "songs": {**RECORD_COLUMNS, **dict(SONG_FIELDS.values())},
-    "logs": {**RECORD_COLUMNS, **dict(EVENT_FIELDS.values())},
+    # is_latest: of a play, whether the bytes that were read at once have no later one of its user.
+    "logs": {**RECORD_COLUMNS, **dict(EVENT_FIELDS.values()), "is_latest": "boolean"},
 }
 
 

@@ -177,13 +177,11 @@ def assert_result(endpoint, bucket, source, folder, stdout, stderr):
     assert SECRET not in stdout + stderr
 
 
-@pytest.mark.parametrize("kind", ["local-cluster", "standalone"])
-def test_the_step_gives_the_oracles_tables_on_a_cluster(kind, nodes, endpoint, source, tmp_path, request):
-    master = "local-cluster[2,1,1024]" if kind == "local-cluster" else request.getfixturevalue("master")[0]
-    process = submission(nodes, endpoint, kind, master)
+def test_the_step_gives_the_oracles_tables_on_a_cluster(nodes, endpoint, source, tmp_path):
+    process = submission(nodes, endpoint, "local-cluster", "local-cluster[2,1,1024]")
     stdout, stderr = process.communicate(timeout=600)
     assert process.returncode == 0, stderr[-5000:]
-    assert_result(endpoint, kind, source, tmp_path, stdout, stderr)
+    assert_result(endpoint, "local-cluster", source, tmp_path, stdout, stderr)
 
 
 def executors(workers):

@@ -255,8 +255,8 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 import etl
 from sparkify import source
-source.SMALL_INPUT = etl.LARGE_CATALOGUE = etl.LARGE_LOGS = 0
-source.SHARE = 400_000
+source.SMALL_INPUT = etl.LARGE_CATALOGUE = 0
+source.SHARE = 1_000_000
 sys.exit(etl.main(sys.argv[2:]))
 """
 

@@ -77,7 +77,8 @@ def test_too_little_memory_for_java_is_one_line(tmp_path):
 
 @pytest.mark.parametrize("way", ["private", "public"])
 def test_rows_of_the_driver_are_one_partition_with_their_columns(spark, monkeypatch, way):
-    values = [(None, None, None, None, 1, 2, 3, 4, "paid", None, "é😀", "s", "a", 1.5, None, "x\0y", "F"), (None,) * 17]
+    values = [(None, None, None, None, 1, 2, 3, 4, "paid", None, "é😀", "s", "a", 1.5, None, "x\0y", "F", True)]
+    values.append((None,) * len(RECORDS["logs"]))
     if way == "public":
         monkeypatch.setattr(session, "DataFrame", None)
     found = session.rows_from_driver(spark, values, RECORDS["logs"])

@@ -175,7 +175,7 @@ def users_table(plays: DataFrame) -> DataFrame:
 
     All are those of the user's last play: by ts, then item_in_session, then session_id.
     """
-    candidates = plays.where("is_latest")  # of what was read at once: so few plays are left to be ordered
+    candidates = plays.where("is_latest")  # of what was read together: few plays are left to be ordered
     latest = [F.col(name).desc() for name in ("ts", "item_in_session", "session_id")]
     last_plays = first_of_each(candidates, ["user_id"], [*latest, *smallest(PLAY_VALUES)])
     return last_plays.select("user_id", *USER_VALUES, "level")

@@ -4,10 +4,11 @@ A file is a stream of JSON objects: one a line as a rule, several on a line, one
 array. Plain Python, which knows no Spark: the driver and the tasks run the same.
 """
 
+import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Callable, Optional
 
 from sparkify.schema import EVENT_FIELDS, PLAY_KEY, RECORDS, SONG_FIELDS
@@ -25,6 +26,8 @@ WHOLE = re.compile(r"[0-9]+(\.0+)?")
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 Row = tuple[Any, ...]  # the columns of schema.RECORDS
+TS, USER_ID = map(list(RECORDS["logs"]).index, ("ts", "user_id"))  # where they stand in a row
+READ_TOGETHER = 100_000  # rows: of 40 MB of a log
 Judgement = tuple[Optional[str], Optional[list[Any]]]  # the reason of a rejection, the values of a record
 
 
@@ -43,29 +46,33 @@ def song_rows(content: bytes, source: str) -> Iterator[Row]:
 
 
 def event_rows(content: bytes, source: str) -> Iterator[Row]:
-    """A log, or whole lines of one -> the rows of its rejected events and its plays, by RECORDS['logs'].
+    """A log, or whole lines of one -> the rows of its plays and its rejected events: RECORDS['logs'] but is_latest.
 
-    A play is marked where its user has no later one here. Events that are no plays are counted: a last row has their
-    number.
+    Events that are no plays are counted: a last row has their number.
     """
     others, used = 0, row_maker(content)
-    plays: list[list[Any]] = []
-    latest: dict[int, int] = {}  # user_id -> ts
     for text, reason, values in judged_texts(without_mark(content), event_judge()):
         if reason:
             yield rejected("logs", reason, source, text)
         elif values:
-            plays.append(values)
-            ts, user_id = values[0], values[1]
-            if ts > latest.get(user_id, -1):
-                latest[user_id] = ts
+            yield used(values)
         else:
             others += 1
-    for values in plays:
-        values.append(values[0] == latest[values[1]])
-        yield used(values)
     if others:
-        yield (None, None, None, others, *[None] * (len(RECORDS["logs"]) - 4))
+        yield (None, None, None, others, *[None] * len(EVENT_FIELDS))
+
+
+def with_latest(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows of events with is_latest, by RECORDS['logs']: READ_TOGETHER of them are looked at together."""
+    waiting = iter(rows)
+    while together := list(itertools.islice(waiting, READ_TOGETHER)):
+        latest: dict[int, int] = {}  # user_id -> ts
+        for row in together:
+            ts, user_id = row[TS], row[USER_ID]
+            if ts is not None and ts > latest.get(user_id, -1):
+                latest[user_id] = ts
+        for row in together:
+            yield (*row, row[TS] is not None and row[TS] == latest[row[USER_ID]])
 
 
 def judged_texts(content: bytes, judge: Callable[[Any], Judgement]) -> Iterator[tuple[bytes, Optional[str], Any]]:
@@ -227,7 +234,8 @@ def row_maker(content: bytes) -> Callable[[list[Any]], Row]:
 
 def rejected(kind: str, reason: str, source: str, raw: bytes) -> Row:
     """The row of a record that can't be used, or, with the reason UNREADABLE, of a file."""
-    return (reason, source, raw.decode("utf-8", "replace"), *[None] * (len(RECORDS[kind]) - 3))
+    others_and_fields = 1 + len(SONG_FIELDS if kind == "songs" else EVENT_FIELDS)
+    return (reason, source, raw.decode("utf-8", "replace"), *[None] * others_and_fields)
 
 
 def whole_characters(value: Any) -> Any:

@@ -46,7 +46,7 @@ ARTIST_VALUES: list[str] = [column for column in SONG_VALUES if column.startswit
 RECORD_COLUMNS: dict[str, str] = {"reason": "string", "source": "string", "raw": "string", "others": "bigint"}
 RECORDS: dict[str, dict[str, str]] = {
     "songs": {**RECORD_COLUMNS, **dict(SONG_FIELDS.values())},
-    # is_latest: of a play, whether the bytes that were read at once have no later one of its user.
+    # is_latest: of a play, whether the rows that were read together have no later one of its user.
     "logs": {**RECORD_COLUMNS, **dict(EVENT_FIELDS.values()), "is_latest": "boolean"},
 }
 

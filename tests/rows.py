@@ -8,10 +8,8 @@ from dirty import dump, dump_raw
 from pyspark.sql import DataFrame, Row, SparkSession
 
 import etl
-from sparkify.records import event_rows, song_rows
 from sparkify.schema import RECORDS
-
-READERS = {"songs": song_rows, "logs": event_rows}
+from sparkify.source import COMPLETED, READERS
 
 
 def content_of(record: Any) -> bytes:
@@ -22,7 +20,7 @@ def content_of(record: Any) -> bytes:
 def read(kind: str, record: Any, source: str = "source") -> list[Row]:
     """The rows of schema.RECORDS[kind] of what stands in one file."""
     as_row = Row(*RECORDS[kind])
-    return [as_row(*values) for values in READERS[kind](content_of(record), source)]
+    return [as_row(*values) for values in COMPLETED[kind](READERS[kind](content_of(record), source))]
 
 
 def judged(kind: str, cases: dict) -> dict:

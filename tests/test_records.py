@@ -11,6 +11,8 @@ import pytest
 from dirty import BASE_EVENT, BASE_SONG, dump, dump_raw, event, song
 from rows import judged_events, judged_songs, raw, read
 
+from sparkify import records
+
 BIGINT_MAX = 2**63 - 1
 LAST_MS = 4133980799999  # the last of the year 2100
 
@@ -117,7 +119,7 @@ def test_a_song_file_that_is_not_one_json_object_is_rejected():
 def test_a_rejected_record_keeps_its_source_and_its_raw_text():
     lines = [LINE, "no JSON \u2028 é😀\t", raw(BASE_EVENT, "ts", "null"), "{}"]
     found = [(row.source, row.raw) for row in read("logs", "\n".join(lines), "source")]
-    assert found == [*[("source", line) for line in lines[1:]], (None, None)]
+    assert found == [(None, None), *[("source", line) for line in lines[1:]]]
     found = [(row.source, row.raw) for text in (SONG_LINE, "{\n}", f"[{SONG_LINE},]") for row in read("songs", text)]
     assert found == [(None, None), ("source", "{\n}"), ("source", f"[{SONG_LINE},]")]
 
@@ -372,13 +374,16 @@ def test_events_that_are_no_plays_are_counted():
     assert found == [(True, None), (False, 3)]
 
 
-def test_the_latest_plays_of_each_user_are_marked_copies_among_them():
+@pytest.mark.parametrize(
+    ("together", "latest"), [(100, {("1", 7), ("2", 3)}), (3, {("1", 7), ("2", 3), ("2", 1)}), (1, None)]
+)
+def test_the_latest_plays_of_each_user_are_marked_copies_among_them(monkeypatch, together, latest):
+    monkeypatch.setattr(records, "READ_TOGETHER", together)
     moments = [("1", 5), ("2", 3), ("1", 7), ("1", 7), ("2", 1), ("1", 6)]
     content = b"\n".join(dump(event(userId=user, ts=ts)) for user, ts in [*moments, ("2", "no ts")])
-    found = [(row.user_id, row.ts, row.is_latest) for row in read("logs", content) if row.ts is not None]
-    latest = [("1", 7), ("2", 3)]
-    assert found == [(int(user), ts, (user, ts) in latest) for user, ts in moments]
-    assert [row.is_latest for row in read("logs", dump(event(page="Home")))] == [None]
+    found = [(row.user_id, row.ts, row.is_latest) for row in read("logs", content)]
+    expected = [(int(user), ts, latest is None or (user, ts) in latest) for user, ts in moments]
+    assert found == [*expected, (None, None, False)]
 
 
 def test_half_a_character_is_a_question_mark():
@@ -398,7 +403,7 @@ PRETTY = json.dumps(event(itemInSession=3), indent=2).encode()
 
 
 def items(content):
-    """None for each rejected record of a log, then item_in_session of each play."""
+    """item_in_session of each play in a log, None for a rejected record."""
     return [row.item_in_session for row in read("logs", content)]
 
 
@@ -416,7 +421,7 @@ def items(content):
         (b"[" + FIRST + b"," + SECOND + b"]", [1, 2]),
         (b"\xef\xbb\xbf[\n" + FIRST + b",\n" + SECOND + b"\n]\n", [1, 2]),
         (b"[\n" + PRETTY + b",\n" + FIRST + b"\n]", [3, 1]),
-        (b"[" + FIRST + b", 7, " + SECOND + b"]", [None, 1, 2]),
+        (b"[" + FIRST + b", 7, " + SECOND + b"]", [1, None, 2]),
         (b"[" + FIRST + b"]\n" + SECOND, [None, 2]),
         (b"[]", [None]),
         (FIRST[:50] + b"\n" + SECOND, [None, 2]),

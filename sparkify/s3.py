@@ -94,13 +94,14 @@ class S3Storage:
 
             under_way.add(pool.submit(pages, folder.rstrip("/") + "/" if folder else ""))
             while under_way:
-                done, rest = wait(under_way, return_when=FIRST_COMPLETED)
+                done, _ = wait(under_way, return_when=FIRST_COMPLETED)
+                under_way -= done
                 for future in done:
                     objects, folders = future.result()
                     found.update(objects)
                     kept = [name for name in folders if hidden or not is_hidden(name)]
-                    rest |= {pool.submit(pages, name) for name in kept}
-                under_way = rest
+                    for name in kept:  # one by one: the first may ask at once how many are under way
+                        under_way.add(pool.submit(pages, name))
         return {name: size for name, size in found.items() if hidden or not is_hidden(name)}
 
     def _pages(self, prefix: str, **options: str) -> Iterator[tuple[dict[str, int], list[str]]]:

@@ -4,7 +4,7 @@ Only this module and java.py use what isn't public in pyspark and py4j, and each
 in an error of one line: launch_gateway and SparkContext(gateway=…) (what Java says goes to a file), _jvm and
 _jsparkSession with _jrdd (rows of the driver without Python workers; else createDataFrame), _jsparkSession with
 sessionState (what kind of statement a query is), _jsc (S3A's keys, which must not be in Spark's settings), _gateway
-(to wait for Java's end), _jvm (a database's driver: Spark's own writer has no way to run DDL).
+(to wait for Java's end, or to make it), _jvm (a database's driver: Spark's own writer has no way to run DDL).
 """
 
 import contextlib

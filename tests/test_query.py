@@ -291,6 +291,7 @@ def test_a_damaged_archive_of_classes_is_removed_and_the_query_answered(sample_o
         archive.unlink(missing_ok=True)
         archive.write_bytes(damaged)
         assert ask() == []
+    assert ask() == [archive]
     assert [path.name for path in tmp_path.iterdir()] == ["my cache"]
 
 

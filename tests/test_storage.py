@@ -239,7 +239,7 @@ def test_many_objects_are_listed_folder_by_folder_side_by_side(fast_endpoint, mo
 
 
 @pytest.mark.long
-def test_a_million_objects_take_pages_not_folders(scripted):
+def test_a_million_objects_take_little_more_than_a_thousand_requests(scripted):
     """A server that makes up 26 x 26 x 26 folders of 57; what it gives is as many pages as S3 would."""
     letters = string.ascii_uppercase
     folders = [f"in/song_data/{a}/{b}/{c}/" for a in letters for b in letters for c in letters]
@@ -263,9 +263,7 @@ def test_a_million_objects_take_pages_not_folders(scripted):
 
     server = scripted(answer)
     assert len(storage_at(server.address, "s3://music/in").list()) == len(keys)
-    # 962 pages, and more where a listing is cut into folders while threads are idle: how often, time decides. At worst
-    # each of 26 letters is, after 5 pages and one of its folders' names, into 26 folders of 2 pages.
-    assert 962 < len(server.requests) < 26 * (5 + 1 + 26 * 2) + 20
+    assert len(server.requests) < 1200
 
 
 # ---- Reading on S3 -----------------------------------------------------------------------------------------

@@ -16,12 +16,25 @@ def read(path=NOTEBOOK):
     return nbformat.read(path, as_version=4)
 
 
+def joined(outputs):
+    """A cell's outputs, with what it printed in one go as one: where the kernel cuts it into messages is chance."""
+    whole = []
+    for output in outputs:
+        if whole and output.output_type == "stream" and output.get("name") == whole[-1].get("name"):
+            whole[-1].text += output.text
+        else:
+            whole.append(output)
+    return whole
+
+
 def executed(notebook, folder=ROOT):
     """A notebook, run in a folder, with its outputs; what a machine or a run alone puts there is left out."""
     os.environ["SPARKIFY_CLASS_ARCHIVE"] = "off"  # else the first run says that it leaves one
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if "outputs" in cell:
+            cell.outputs = joined(cell.outputs)
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},

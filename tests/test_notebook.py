@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import notebook
 import pytest
+from nbformat.v4 import new_output
 
 README = (notebook.ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -14,6 +15,16 @@ def shows(cells):
     return {
         cell.id: [output.get("text") or sorted(output["data"]) for output in cell.get("outputs", [])] for cell in cells
     }
+
+
+def test_what_the_kernel_cut_into_messages_is_one_output():
+    printed, warned, shown = (
+        [new_output("stream", name="stdout", text=text) for text in ("a row", "\n", "more\n")],
+        new_output("stream", name="stderr", text="no Java\n"),
+        new_output("display_data", {"text/plain": "a table"}),
+    )
+    whole = notebook.joined([*printed[:2], shown, printed[2], warned])
+    assert [output.get("text") for output in whole] == ["a row\n", None, "more\n", "no Java\n"]
 
 
 def assert_quiet(cells):

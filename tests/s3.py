@@ -6,13 +6,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import boto3
 import pytest
+from tables import until
 
 from sparkify.s3 import S3Storage
 
@@ -37,6 +37,12 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def is_open(port):
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port))):
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def serving(folder, *arguments, program=sys.executable):
     """Run a server on a free port, which takes the place of PORT in its arguments; gives its address."""
@@ -46,10 +52,7 @@ def serving(folder, *arguments, program=sys.executable):
             [program, *[word.replace("PORT", port) for word in arguments]], stdout=log, stderr=log, cwd=folder
         )
     try:
-        for _ in range(600):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", int(port))):
-                break
-            time.sleep(0.05)
+        until(lambda: is_open(port))
         yield f"http://127.0.0.1:{port}"
     finally:
         server.terminate()

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -70,6 +71,15 @@ def run_etl(*arguments, cwd, command=(sys.executable,), **options):
 
 # What etl.py sets where it starts Java itself: a run of seconds ends before Java's second compiler has paid.
 FOR_SECONDS = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+
+
+def until(condition):
+    """Wait until a condition holds; what it is then. Two minutes are enough for a busy machine, too."""
+    end = time.monotonic() + 120
+    while not (found := condition()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
 
 
 def environment(**changes):

@@ -21,7 +21,7 @@ import boto3
 import dirty
 import pytest
 from dirty import event, song, write_input
-from tables import COLUMNS, ETL, assert_tables, environment, listing, run_etl
+from tables import COLUMNS, ETL, assert_tables, environment, listing, run_etl, until
 
 import etl
 from sparkify import session
@@ -365,10 +365,7 @@ def test_an_interrupted_run_is_one_line_and_leaves_nothing(tmp_path, line, numbe
     assert last_line(said + rest) == "etl.py: interrupted; nothing is published"
     assert listing(lake) == before
     assert listing(tmp_path / "tmp") == {}
-    end = time.monotonic() + 30
-    while processes_of(process.pid):
-        assert time.monotonic() < end, "Java is left behind"
-        time.sleep(0.2)
+    until(lambda: not processes_of(process.pid))  # Java is not left behind
 
 
 @pytest.mark.parametrize("size", [4_000, pytest.param(5_000_000, marks=pytest.mark.long)])

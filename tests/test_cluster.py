@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import oracle
@@ -20,7 +19,7 @@ import pyspark
 import pytest
 from dirty import dump, event, song, write_input
 from s3 import client_of, contents, downloaded, free_port, put, serving
-from tables import COLUMNS, FOR_SECONDS, ROOT, assert_tables, hadoop_jar
+from tables import COLUMNS, FOR_SECONDS, ROOT, assert_tables, hadoop_jar, until
 
 from sparkify.config import Settings
 from sparkify.emr import code_files, spark_step
@@ -102,14 +101,6 @@ def spark_class(nodes, log, *command):
     finally:
         process.terminate()
         process.wait(60)
-
-
-def until(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    return found
 
 
 @pytest.fixture(scope="module")

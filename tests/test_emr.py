@@ -26,7 +26,7 @@ from moto.backends import get_backend
 from moto.server import ThreadedMotoServer
 from proxy import Api
 from s3 import KEY_ID, SECRET, contents, free_port, put, write_config
-from tables import ETL, environment
+from tables import ETL, environment, until
 
 import etl
 from sparkify import emr
@@ -104,14 +104,6 @@ def driving(drive):
     thread.join()
     if failure:
         raise failure[0]
-
-
-def until(condition):
-    for _ in range(3_000):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise TimeoutError
 
 
 def put_report(aws, cluster):

@@ -491,7 +491,7 @@ def test_who_may_not_follow_is_told_how_to_look(ready, capsys):
 
 
 def test_ctrl_c_ends_the_following_alone(ready):
-    ready.instead['COMMENT ON TABLE "sparkify"."users_new"'] = "SELECT pg_sleep(1)"
+    ready.instead['COMMENT ON TABLE "sparkify"."users_new"'] = "SELECT pg_sleep(3)"
     words = environment(AWS_EC2_METADATA_DISABLED="true")
     arguments = ["--load", URL, "--catalog", ready.catalog, "--no-run", "--output", ready.output]
     process = subprocess.Popen(

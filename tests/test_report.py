@@ -34,9 +34,9 @@ def test_a_header_explains_the_two_columns_of_seconds(capsys):
         time.sleep(0.06)
     header, *lines = capsys.readouterr().err.splitlines()
     assert header == "   at s   took s  step"
-    assert [re.fullmatch(r"    0\.1      0\.1  (.*)", line)[1] for line in lines] == ["read songs", "read logs"]
+    assert [re.fullmatch(r" +\d\.\d +\d\.\d  (.*)", line)[1] for line in lines] == ["read songs", "read logs"]
     assert steps.seconds.keys() == {"read songs", "read logs"}
-    assert 0.06 <= steps.seconds["read songs"] <= steps.seconds["read logs"] <= steps.since_start() < 5
+    assert 0.06 <= steps.seconds["read songs"] <= steps.seconds["read logs"] <= steps.since_start()
 
 
 def test_what_is_said_without_a_step_has_no_header(capsys):
@@ -78,8 +78,11 @@ def test_on_a_terminal_a_bar_shows_the_tasks_and_goes(monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     with Steps().bar(spark_with([(6, 3), (2, 1)])):
-        time.sleep(0.7)
-    assert terminal.getvalue() == f"\r\033[K[{'=' * 20}{' ' * 20}] 8 tasks\r\033[K"
+        while not terminal.getvalue():
+            time.sleep(0.1)
+    *drawn, end = terminal.getvalue().split("\r\033[K")[1:]
+    assert set(drawn) == {f"[{'=' * 20}{' ' * 20}] 8 tasks"}
+    assert end == ""
 
 
 def test_a_bar_without_spark_ends_quietly(monkeypatch):

@@ -17,6 +17,9 @@ The words used here:
     record      an event or a song as it is read: used, or rejected and kept with its source, the reason and its text
     staging     the hidden folder where a run writes its tables, until all of them are published together
     audit       the rules that must hold for what was staged; nothing is published before they do
+
+Records are read in Python: by the driver where the input is small, else on the executors, to which Spark sends the
+functions of sparkify/. All else is Spark's own work.
 """
 
 import sys
@@ -36,21 +39,20 @@ try:
 
     from sparkify.audit import audit, audit_rejected
     from sparkify.catalog import check_catalog, register_published
-    from sparkify.config import Settings, read_settings
+    from sparkify.config import MAX_REJECTED, Settings, read_settings
     from sparkify.emr import run_on_emr, stop_cluster
     from sparkify.ending import Ending
     from sparkify.jdbc import Target
     from sparkify.load import UNCHANGED, check_load, load_only, load_packages, load_tables, load_target
     from sparkify.lock import Lock
     from sparkify.parallel import side_by_side
-    from sparkify.publish import check_output, new_run_id, prepare, publish, recover_only, rows_published, staging_of
+    from sparkify.publish import check_output, last_published, new_run_id, prepare, publish, recover_only, staging_of
     from sparkify.query import ask, open_tables, query
     from sparkify.redshift import load_registered, print_sql
     from sparkify.report import Steps, conclude, logs_in_report, much_smaller, songs_in_report, tables_in_report
     from sparkify.schema import (
         ARTIST_KEY,
         ARTIST_VALUES,
-        PLAY_ID,
         PLAY_KEY,
         PLAY_VALUES,
         SONG_KEY,
@@ -75,7 +77,7 @@ except ImportError as error:
 # What a notebook uses: the functions of this file, and these.
 __all__ = ["TABLES", "Input", "audit", "count_records", "find_input", "open_tables", "query", "spark_session", "stop"]
 __all__ += ["process_song_data", "process_log_data", "songs_table", "artists_table", "songplays_table", "users_table"]
-__all__ += ["time_table", "songs_by_name", "plays_of", "first_of_each", "main"]
+__all__ += ["time_table", "songs_of", "chosen_songs", "songs_by_name", "plays_of", "first_of_each", "main"]
 
 JANUARY_1970 = 31 * 86_400_000  # ms
 LARGE_CATALOGUE = 500_000_000  # bytes, of a million songs: from here on, they don't go to every task whole (100 MB)
@@ -96,13 +98,19 @@ def smallest(values: list[str]) -> list[Column]:
     return [F.col(name).asc_nulls_last() for name in values]
 
 
-def songs_table(songs: DataFrame) -> DataFrame:
-    """Song records -> songs, one row a song: song_id, title, artist_id (string), duration (double, s), year (int).
+def songs_of(records: DataFrame) -> DataFrame:
+    """Records of song files -> song records: those that can be used, copies among them."""
+    return records.where(F.col("reason").isNull())
 
-    Of several records of a song the smallest is taken, by title, artist_id and so on, as SONG_VALUES has them.
-    """
-    distinct = first_of_each(songs, SONG_KEY, smallest(SONG_VALUES))
-    return distinct.select("song_id", "title", "artist_id", "duration", "year")
+
+def chosen_songs(songs: DataFrame) -> DataFrame:
+    """Song records -> one a song: of several the smallest, by title, artist_id and so on, as SONG_VALUES has them."""
+    return first_of_each(songs, SONG_KEY, smallest(SONG_VALUES))
+
+
+def songs_table(songs: DataFrame) -> DataFrame:
+    """Song records -> songs, one row a song: song_id, title, artist_id (string), duration (double, s), year (int)."""
+    return chosen_songs(songs).select("song_id", "title", "artist_id", "duration", "year")
 
 
 def artists_table(songs: DataFrame) -> DataFrame:
@@ -125,8 +133,7 @@ def songs_by_name(songs: DataFrame) -> DataFrame:
 
     The songs are those of songs_table. One row a name, so that a join with it can't multiply plays.
     """
-    distinct = first_of_each(songs, SONG_KEY, smallest(SONG_VALUES))
-    named = distinct.where(F.col("artist_name").isNotNull())
+    named = chosen_songs(songs).where(F.col("artist_name").isNotNull())
     names = named.groupBy(F.col("title").alias("song"), F.col("artist_name").alias("artist"))
     return names.agg(F.collect_list(F.struct("song_id", "artist_id", "duration")).alias("songs"))
 
@@ -163,7 +170,7 @@ def songplays_table(plays: DataFrame, names: DataFrame) -> DataFrame:
         F.when(several, nearest.artist_id).otherwise(only.artist_id).alias("artist_id"),
     )
     return chosen.select(
-        F.xxhash64(*PLAY_ID).alias("songplay_id"),
+        F.xxhash64(*PLAY_KEY).alias("songplay_id"),
         *["start_time", "user_id", "level", "song_id", "artist_id", "session_id", "location", "user_agent"],
         F.year("start_time").alias("year"),
         F.month("start_time").alias("month"),
@@ -214,7 +221,7 @@ def process_song_data(
     spark: SparkSession,
     input_data: Union[str, Input],
     output_data: str,
-    max_rejected: float = 0.01,
+    max_rejected: float = MAX_REJECTED,
     steps: Optional[Steps] = None,
 ) -> Made:
     """Read the songs in input_data, a place or an Input; write songs, artists and rejected records below output_data.
@@ -224,7 +231,7 @@ def process_song_data(
     """
     steps = steps or Steps()
     records = opened(input_data).records(spark, "songs")
-    songs = records.where("reason IS NULL")
+    songs = songs_of(records)
 
     def tables() -> dict[str, DataFrame]:
         return {"songs": songs_table(songs), "artists": artists_table(songs)}
@@ -239,7 +246,7 @@ def process_log_data(
     spark: SparkSession,
     input_data: Union[str, Input],
     output_data: str,
-    max_rejected: float = 0.01,
+    max_rejected: float = MAX_REJECTED,
     steps: Optional[Steps] = None,
 ) -> Made:
     """Read logs and songs in input_data; write songplays, users, time and rejected records below output_data.
@@ -252,7 +259,7 @@ def process_log_data(
     plays = plays_of(records)
 
     def tables() -> dict[str, DataFrame]:
-        names = songs_by_name(source.records(spark, "songs").where("reason IS NULL"))
+        names = songs_by_name(songs_of(source.records(spark, "songs")))
         if source.size_of("songs") <= LARGE_CATALOGUE:
             names = F.broadcast(names)
         return {"songplays": songplays_table(plays, names), "users": users_table(plays), "time": time_table(plays)}
@@ -293,10 +300,14 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
                     functools.partial(process_song_data, *arguments), functools.partial(process_log_data, *arguments)
                 )
                 with steps("audit"):
-                    audit(spark, staging, source.records(spark, "songs"), source.records(spark, "logs"))
+                    song_records, plays = (
+                        songs_of(source.records(spark, "songs")),
+                        plays_of(source.records(spark, "logs")),
+                    )
+                    audit(spark, staging, song_records, plays)
                     audit_rejected(spark, staging, {"songs": songs.records, "logs": logs.records})
                 rows = {table: written.rows for table, written in {**songs.tables, **logs.tables}.items()}
-                for warning in much_smaller(rows_published(output), rows):
+                for warning in much_smaller((last_published(output) or {}).get("rows", {}), rows):
                     steps.say(warning)
                 with steps("publish"):
                     if staging != output.path(staging_of(run_id)):
@@ -323,6 +334,7 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
                 report["load"] = load_tables(spark, into, output, staging, steps)
                 ending.outcome = "the tables are published, and loaded"
         finally:
+            report["seconds"] = steps.since_start()  # with the load
             conclude(report, settings)
 
 

@@ -11,7 +11,7 @@ from sparkify.errors import JobError
 from sparkify.parallel import in_parallel
 from sparkify.places import literal_path
 from sparkify.query import read_table
-from sparkify.schema import PLAY_ID, TABLES
+from sparkify.schema import PLAY_KEY, TABLES
 from sparkify.source import Counts
 
 
@@ -48,26 +48,26 @@ def one_row_each(table: str, what: str, references: list[str]) -> Rule:
 
 PLAYED = "SELECT {} AS key FROM {{songplays}}"
 RULES = [
-    one_row_each("songplays", "play", ["SELECT songplay_id AS key FROM {plays}"]),
+    one_row_each("songplays", "play", ["SELECT songplay_id AS key FROM {play_ids}"]),
     one_row_each("users", "user of a play", [PLAYED.format("user_id")]),
     one_row_each("time", "start_time of a play", [PLAYED.format("start_time")]),
-    one_row_each("songs", "song", ["SELECT song_id AS key FROM {used}", PLAYED.format("song_id")]),
-    one_row_each("artists", "artist", ["SELECT artist_id AS key FROM {used}", PLAYED.format("artist_id")]),
+    one_row_each("songs", "song", ["SELECT song_id AS key FROM {song_records}", PLAYED.format("song_id")]),
+    one_row_each("artists", "artist", ["SELECT artist_id AS key FROM {song_records}", PLAYED.format("artist_id")]),
 ]
 
 
-def audit(spark: SparkSession, staging: str, songs: DataFrame, events: DataFrame) -> None:
-    """Check what was staged against the records it was made of.
+def audit(spark: SparkSession, staging: str, songs: DataFrame, plays: DataFrame) -> None:
+    """Check what was staged against the song records and the plays it was made of.
 
-    songs, events: by schema.RECORDS. Raises JobError with the table, the rule, how many keys break it, and one of them.
+    songs: with song_id and artist_id; plays: with PLAY_KEY; copies among both. Raises JobError with the table, the
+    rule, how many keys break it, and one of them.
     """
     frames = dict(zip(TABLES, in_parallel(lambda table: read_table(spark, staging, table), TABLES)))
-    plays = events.where("ts IS NOT NULL").select(F.xxhash64(*PLAY_ID).alias("songplay_id"))
-    used = songs.where("reason IS NULL").select("song_id", "artist_id")
+    ids = plays.select(F.xxhash64(*PLAY_KEY).alias("songplay_id"))
 
     def check(rule: Rule) -> None:
         answer = f"SELECT count(*) AS keys, min(key) AS example FROM ({rule.query})"
-        (found,) = spark.sql(answer, plays=plays, used=used, **frames).collect()
+        (found,) = spark.sql(answer, play_ids=ids, song_records=songs, **frames).collect()
         if found.keys:
             key = TABLES[rule.table].key
             raise JobError(

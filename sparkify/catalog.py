@@ -22,7 +22,7 @@ from sparkify.report import say
 from sparkify.schema import DESCRIPTIONS, TABLES
 from sparkify.storage import storage_of
 
-RUN_ID = "sparkify.run_id"  # the parameter by which a table is known as ours, and as that of a run
+RUN_PARAMETER = "sparkify.run_id"  # the parameter by which a table is known as ours, and as that of a run
 PARQUET = "org.apache.hadoop.hive.ql.io.parquet"
 SENT, DELETED = 100, 25  # partitions that Glue takes in a call
 PAUSES = (1, 2, 4, 8)  # seconds, each before another try where something else was at work in the catalogue
@@ -78,7 +78,7 @@ def table_input(table: str, place: str, run_id: str, rows: int) -> dict[str, Any
         "Name": table,
         "Description": DESCRIPTIONS[table][0],
         "TableType": "EXTERNAL_TABLE",
-        "Parameters": {"classification": "parquet", "EXTERNAL": "TRUE", "numRows": str(rows), RUN_ID: run_id},
+        "Parameters": {"classification": "parquet", "EXTERNAL": "TRUE", "numRows": str(rows), RUN_PARAMETER: run_id},
         "StorageDescriptor": storage_descriptor(table, place),
         "PartitionKeys": glue_columns(table)[1],
     }
@@ -156,7 +156,7 @@ class Catalog:
     def table(self, name: str) -> dict[str, Any] | None:
         """What Glue has of a table. Raises UsageError for one that isn't ours."""
         found = self.find("GetTable", "Table", DatabaseName=self.database.name, Name=name)
-        if found is not None and RUN_ID not in found.get("Parameters", {}):
+        if found is not None and RUN_PARAMETER not in found.get("Parameters", {}):
             raise UsageError(
                 f"{self.database} has a table {name} that isn't etl.py's: name another --catalog, or delete it"
             )

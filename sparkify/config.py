@@ -18,9 +18,10 @@ from sparkify.aws import AWS_KEYS
 from sparkify.errors import UsageError
 from sparkify.places import is_redshift, is_s3, place_of
 
-# The folder of etl.py, also where a link names it.
+# The folder of etl.py, also where a link names it; where sparkify.zip was sent along, that zip.
 HERE = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 VERSION = "1.0.0"
+MAX_REJECTED = 0.01  # of the records of a kind
 EMR_DEFAULTS = {
     "release": "emr-7.14.0",  # Spark 3.5, Python 3.9
     "workers": "2",
@@ -46,7 +47,7 @@ class Settings:
     input: str
     output: str
     report: str | None = None
-    max_rejected: float = 0.01
+    max_rejected: float = MAX_REJECTED
     query: str | None = None
     csv: bool = False
     recover: bool = False
@@ -135,8 +136,8 @@ def _parser() -> argparse.ArgumentParser:
     config = "configuration (default: dl.cfg in this folder, else beside etl.py)"
     add("--config", type=_filled, metavar="FILE", help=config)
     add("--report", type=_filled, metavar="FILE", help="write the counts and the seconds of each step as JSON")
-    rejected = "fail when more than this fraction of the song or log records can't be used (default: 0.01)"
-    add("--max-rejected", type=_fraction, default=0.01, metavar="FRACTION", help=rejected)
+    rejected = "fail when more than this fraction of the song or log records can't be used (default: %(default)s)"
+    add("--max-rejected", type=_fraction, default=MAX_REJECTED, metavar="FRACTION", help=rejected)
     query = "don't run the job, but answer a SQL query of the tables in --output; -: the query is on standard input"
     add("--query", metavar="FILE_OR_SQL", help=query)
     add("--csv", action="store_true", help="print the whole answer to --query as CSV (default: a table)")
@@ -196,9 +197,11 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     refused = {
         "--bucket and --output name the same thing: give one": arguments.bucket and arguments.output,
         "--csv needs --query": arguments.csv and not asks,
-        "--report needs a run: leave out --report or --query": arguments.report and asks,
-        "--recover runs nothing else: leave out --query and --report": (
-            arguments.recover and (asks or arguments.report)
+        "--report needs a run: leave out --report, or --query and --emr-stop": (
+            arguments.report and (asks or arguments.stop)
+        ),
+        "--recover runs nothing else, and here: leave out --query, --report and --emr…": (
+            arguments.recover and (asks or arguments.report or on_emr)
         ),
         "--catalog and --load need a run, or --no-run: leave out --query, --recover and --emr-stop": (
             (arguments.catalog or arguments.load) and (asks or arguments.recover or arguments.stop)

@@ -301,7 +301,6 @@ def new_cluster(emr: dict[str, str], logs: str, bootstrap: str, step: dict[str, 
         "BootstrapActions": [{"Name": "boto3", "ScriptBootstrapAction": {"Path": bootstrap}}],
         "Steps": [step],
         "Tags": [{"Key": key, "Value": value} for key, value in tags.items()],
-        "VisibleToAllUsers": True,
     }
 
 

@@ -30,15 +30,12 @@ class Ending:
     def __exit__(self, _: Optional[type], error: Optional[BaseException], __: Optional[TracebackType]) -> bool:
         said = self.said(error) if error else ""
         if said:
-            self.status = 2 if isinstance(error, UsageError) or self.is_early(error) else 1
+            refused_early = isinstance(error, PlaceError) and not self.outcome  # before anything was begun
+            self.status = 2 if isinstance(error, UsageError) or refused_early else 1
             print(f"etl.py: {said}", file=sys.stderr)
         if self.work not in said:
             shutil.rmtree(self.work, ignore_errors=True)
         return bool(said)
-
-    def is_early(self, error: BaseException) -> bool:
-        """Whether a place refused something before anything was begun."""
-        return isinstance(error, PlaceError) and not self.outcome
 
     def said(self, error: BaseException) -> str:
         """An error as one line; empty for one that nobody foresaw."""

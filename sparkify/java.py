@@ -123,13 +123,11 @@ def remove_leftovers(cache: Path) -> None:
             file.unlink()
 
 
-def remove_archive(options: str) -> bool:
-    """Remove the archive that options take, as if it were damaged; whether there was one."""
-    found = re.search(f"{ARCHIVE_OPTION}([^'\"]+?\\.jsa)", options)
-    if found:
+def remove_archive(options: str) -> None:
+    """Remove the archive that options take, if they take one: it is damaged."""
+    if found := re.search(f"{ARCHIVE_OPTION}([^'\"]+?\\.jsa)", options):
         with contextlib.suppress(OSError):
             os.unlink(found[1])
-    return found is not None
 
 
 def archive_left(options: str) -> Optional[tuple[str, str]]:

@@ -8,7 +8,6 @@ from typing import Any, Optional
 from sparkify.errors import UsageError
 
 HIDDEN = ("_", ".")  # names that begin so are not data, as everywhere in Hadoop
-STAGING_DAYS = 7  # the staging of a run that began longer ago is removed
 DATA_FOLDERS = {"song_data", "song-data", "log_data", "log-data"}
 
 Stored = Optional[tuple[bytes, float, Any]]  # what a storage's stored() gives

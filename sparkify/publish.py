@@ -11,21 +11,22 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Optional
 
 from sparkify.errors import JobError, PlaceError, UsageError
-from sparkify.lock import Lock
+from sparkify.lock import LOCK, Lock
 from sparkify.parallel import in_parallel
-from sparkify.places import DATA_FOLDERS, STAGING_DAYS, bucket_and_key, data_files, is_hidden, is_s3
+from sparkify.places import DATA_FOLDERS, bucket_and_key, data_files, is_hidden, is_s3
 from sparkify.report import pause
 from sparkify.schema import STAGED, TABLES
 from sparkify.storage import LocalStorage
 
+STAGING_DAYS = 7  # the staging of a run that began longer ago is removed
 JOURNAL = "_journal.json"
 PUBLISHED = "_published.json"  # which run the tables are of, and how many rows they have
 RUN_TIME = "%Y%m%dT%H%M%SZ"  # of the id of a run, UTC
-RUN_ID = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
+RUN_ID_FORM = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
 
 
 def new_run_id() -> str:
@@ -45,12 +46,12 @@ def prepare(storage: Any, lock: Lock, say: Callable[[str], None]) -> None:
         say(f"removed what run {old} left in {storage.path('_staging')}")
 
 
-def publish(storage: Any, run_id: str, lock: Lock, rows: Optional[dict[str, int]] = None) -> str:
-    """Put the staged tables in the place of the old ones, by a journal of what was staged; returns the run's id.
+def publish(storage: Any, run_id: str, lock: Lock, rows: Mapping[str, int]) -> None:
+    """Put the staged tables in the place of the old ones, by a journal of what was staged.
 
-    A folder of which nothing was staged (_rejected, when nothing is) is taken away. rows: how many each table has, kept
-    for the next run. The next run, or --recover, completes what was interrupted. Nothing is moved without the lock:
-    JobError when another run has taken it.
+    A folder of which nothing was staged (_rejected, when nothing is) is taken away. rows: how many each table has. The
+    next run, or --recover, completes what was interrupted. Nothing is moved without the lock: JobError when another run
+    has taken it.
     """
     staging = staging_of(run_id)
     start = len(staging) + 1
@@ -61,7 +62,7 @@ def publish(storage: Any, run_id: str, lock: Lock, rows: Optional[dict[str, int]
     if read_journal(storage) is not None:
         raise JobError(f"{storage.path(JOURNAL)} is there already: run it again, which completes that publishing first")
     storage.write(JOURNAL, json.dumps(journal).encode())
-    return recover(storage, lock)
+    recover(storage, lock)
 
 
 def recover(storage: Any, lock: Lock) -> Optional[str]:
@@ -78,7 +79,7 @@ def recover(storage: Any, lock: Lock) -> Optional[str]:
             lock.check()
     except FileNotFoundError as error:
         raise JobError(f"{error}: restore it, or delete {storage.path(JOURNAL)} to give that run up") from None
-    if journal.get("rows"):
+    if journal.get("rows"):  # older versions wrote none
         about = {"run_id": journal["run_id"], "rows": journal["rows"]}
         storage.write(PUBLISHED, json.dumps(about).encode())
     storage.delete([JOURNAL])
@@ -112,12 +113,6 @@ def last_published(storage: Any) -> Optional[dict[str, Any]]:
     return None
 
 
-def rows_published(storage: Any) -> dict[str, int]:
-    """How many rows each table had that the last run has published; empty where that isn't known."""
-    last = last_published(storage)
-    return last["rows"] if last else {}
-
-
 def check_complete(storage: Any) -> None:
     """Raise UsageError where a run is between two moves, or was killed there: the tables are of two runs."""
     journal = read_journal(storage)
@@ -142,7 +137,9 @@ def published(storage: Any) -> dict[str, Any]:
 
 def recover_only(storage: Any) -> str:
     """Complete a publishing that was interrupted, and release the lock of a dead run; returns what was done, a line."""
-    storage.folders()  # raises PlaceError where there is no such place
+    there = storage.folders()  # raises PlaceError where there is no such folder or bucket
+    if not there and not any(storage.stored(name) for name in (LOCK, JOURNAL)):
+        raise UsageError(f"there is nothing in {storage.place}: name the --output of a run")
     with Lock(storage, new_run_id(), take=True) as lock:
         recovered = recover(storage, lock)
     done = [lock.replaced] if lock.replaced else []
@@ -163,7 +160,7 @@ def discard_old_staging(storage: Any) -> list[str]:
     removed = []
     with contextlib.suppress(PlaceError):
         for name in storage.folders("_staging"):
-            if re.fullmatch(RUN_ID, name) and name < oldest:
+            if re.fullmatch(RUN_ID_FORM, name) and name < oldest:
                 storage.discard(staging_of(name))
                 removed.append(name)
     return removed

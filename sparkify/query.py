@@ -24,7 +24,7 @@ from sparkify.places import is_s3, literal_path
 from sparkify.publish import check_complete
 from sparkify.report import to_a_reader
 from sparkify.schema import TABLES
-from sparkify.session import parse_query, session, use_s3a
+from sparkify.session import parse_query, session, size_shuffles, use_s3a
 from sparkify.storage import storage_of
 
 SMALL_TABLES = 4 << 20  # bytes up to which compiling a query would take longer than running it
@@ -69,7 +69,7 @@ def tables_session(storage: Any, work: str, size: int, packages: Sequence[str] =
         if on_s3:
             use_s3a(spark, storage.aws)
         if is_small:
-            spark.conf.set("spark.sql.shuffle.partitions", 1)
+            size_shuffles(spark, size, is_small)
         yield spark
 
 

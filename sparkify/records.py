@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Callable, Optional
 
-from sparkify.schema import EVENT_FIELDS, PLAY_KEY, RECORDS, SONG_FIELDS
+from sparkify.schema import EVENT_FIELDS, NOT_NULL, PLAY_KEY, RECORD_COLUMNS, RECORDS, SONG_FIELDS, TABLES
 
 LAST_MS = 4_133_980_800_000  # 2101-01-01: a ts from then on is no time of a play
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -19,7 +19,7 @@ BLANKS = b" \t\r\n"
 NOT_AN_OBJECT = "not one JSON object"
 UNREADABLE = "can't be read"  # the reason of a row that stands for a whole file: raw says why
 EXACT = 1 << 53  # below it a float is one whole number, and no other
-NEEDED_OF_A_SONG = ("song_id", "artist_id", "title")
+NEEDED_OF_A_SONG = (TABLES["songs"].key, *NOT_NULL["songs"])
 TEXT_FIELDS = {"page", *[name for name, (_, kind) in [*SONG_FIELDS.items(), *EVENT_FIELDS.items()] if kind == "string"]}
 
 WHOLE = re.compile(r"[0-9]+(\.0+)?")
@@ -27,6 +27,7 @@ NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 Row = tuple[Any, ...]  # the columns of schema.RECORDS
 TS, USER_ID = map(list(RECORDS["logs"]).index, ("ts", "user_id"))  # where they stand in a row
+USED = (None,) * len(RECORD_COLUMNS)  # how the row of a record begins that is used
 READ_TOGETHER = 100_000  # rows: of 40 MB of a log
 Judgement = tuple[Optional[str], Optional[list[Any]]]  # the reason of a rejection, the values of a record
 
@@ -193,7 +194,7 @@ def judged_song(song: Any) -> Judgement:
 def event_judge() -> Callable[[Any], Judgement]:
     """A function from a JSON value to why it is no usable event, or the values of EVENT_FIELDS, or neither: no play."""
     readers = [(name, read, Memo(read)) for name, read in EVENT_READERS]
-    key_size = len(PLAY_KEY)
+    key_size, ts = len(PLAY_KEY), PLAY_KEY.index("ts")
 
     def judge(event: Any) -> Judgement:
         if type(event) is not dict:
@@ -206,7 +207,7 @@ def event_judge() -> Callable[[Any], Judgement]:
         key = values[:key_size]
         if None in key:
             return f"no whole {list(EVENT_FIELDS)[key.index(None)]}", None
-        if key[0] >= LAST_MS:
+        if key[ts] >= LAST_MS:
             return "ts after the year 2100", None
         return None, values
 
@@ -228,8 +229,8 @@ class Memo(dict):
 def row_maker(content: bytes) -> Callable[[list[Any]], Row]:
     """A function from the values of a record in a content to its row."""
     if b"\\ud" in content or b"\\uD" in content:
-        return lambda values: (None, None, None, None, *map(whole_characters, values))
-    return lambda values: (None, None, None, None, *values)
+        return lambda values: (*USED, *map(whole_characters, values))
+    return lambda values: (*USED, *values)
 
 
 def rejected(kind: str, reason: str, source: str, raw: bytes) -> Row:
@@ -292,15 +293,15 @@ def user_agent(value: Any) -> Optional[str]:
     return agent
 
 
-READERS: dict[str, Callable[[Any], Any]] = {
+READER_OF: dict[str, Callable[[Any], Any]] = {  # by the type of a column
     "bigint": whole_number,
     "double": number,
     "int": small_number,
     "string": text,
 }
-SONG_READERS = [(name, READERS[kind]) for name, (_, kind) in SONG_FIELDS.items()]
+SONG_READERS = [(name, READER_OF[kind]) for name, (_, kind) in SONG_FIELDS.items()]
 EVENT_READERS = [
-    (name, user_agent if name == "userAgent" else READERS[kind]) for name, (_, kind) in EVENT_FIELDS.items()
+    (name, user_agent if name == "userAgent" else READER_OF[kind]) for name, (_, kind) in EVENT_FIELDS.items()
 ]
 
 

@@ -20,7 +20,7 @@ from sparkify.config import Settings
 from sparkify.errors import JobError, PlaceError, UsageError
 from sparkify.jdbc import literal, quoted
 from sparkify.places import is_redshift
-from sparkify.publish import RUN_ID, published
+from sparkify.publish import PUBLISHED, RUN_ID_FORM, published
 from sparkify.report import Watch, loaded_in_words, say, to_a_reader
 from sparkify.schema import DESCRIPTIONS, NOT_NULL, REFERENCES, TABLES
 from sparkify.storage import storage_of
@@ -250,8 +250,8 @@ def print_sql(settings: Settings) -> None:
 def _published(output: Any) -> dict[str, Any]:
     """What is published in a storage, as far as it may stand in SQL."""
     about = published(output)
-    if not re.fullmatch(RUN_ID, about["run_id"]):
-        raise UsageError(f"what {output.path('_published.json')} says is no run of etl.py: run it again")
+    if not re.fullmatch(RUN_ID_FORM, about["run_id"]):
+        raise UsageError(f"what {output.path(PUBLISHED)} says is no run of etl.py: run it again")
     return about
 
 

@@ -204,8 +204,15 @@ class S3Storage:
         return FileNotFoundError(errno.ENOENT, "no such object", self.path(name))
 
     def open(self, name: str) -> BinaryIO:
+        from botocore.exceptions import ClientError
+
         with aws_calls(self.path(name), "s3:GetObject"):
-            size = self.client.head_object(**self._object(name))["ContentLength"]
+            try:
+                size = self.client.head_object(**self._object(name))["ContentLength"]
+            except ClientError as error:
+                if error.response["Error"].get("Code") == "404":
+                    raise self._missing(name) from None
+                raise
         return io.BufferedReader(S3File(self, name, size), ZIP_READ)
 
     # -- Writing

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 # Field of a JSON object -> (column of its record, type). The order of the values chooses among copies of a record.
 EVENT_FIELDS: dict[str, tuple[str, str]] = {
-    "ts": ("ts", "bigint"),  # ms since the epoch, UTC
     "userId": ("user_id", "bigint"),
     "sessionId": ("session_id", "bigint"),
     "itemInSession": ("item_in_session", "bigint"),
+    "ts": ("ts", "bigint"),  # ms since the epoch, UTC
     "level": ("level", "string"),
     "location": ("location", "string"),
     "userAgent": ("user_agent", "string"),
@@ -32,8 +32,8 @@ SONG_FIELDS: dict[str, tuple[str, str]] = {
     "artist_latitude": ("artist_latitude", "double"),  # degrees
     "artist_longitude": ("artist_longitude", "double"),  # degrees
 }
-PLAY_KEY = ["ts", "user_id", "session_id", "item_in_session"]  # the first of EVENT_FIELDS
-PLAY_ID = ["user_id", "session_id", "item_in_session", "ts"]  # the key in the order in which songplay_id hashes it
+# The first of EVENT_FIELDS, in the order in which songplay_id hashes them: another order gives other ids.
+PLAY_KEY = ["user_id", "session_id", "item_in_session", "ts"]
 PLAY_VALUES: list[str] = [column for column, _ in EVENT_FIELDS.values() if column not in PLAY_KEY]
 USER_VALUES = ["first_name", "last_name", "gender"]  # of a play: songplays has none of them
 SONG_KEY = ["song_id"]
@@ -46,9 +46,14 @@ ARTIST_VALUES: list[str] = [column for column in SONG_VALUES if column.startswit
 RECORD_COLUMNS: dict[str, str] = {"reason": "string", "source": "string", "raw": "string", "others": "bigint"}
 RECORDS: dict[str, dict[str, str]] = {
     "songs": {**RECORD_COLUMNS, **dict(SONG_FIELDS.values())},
-    # is_latest: of a play, whether the rows that were read together have no later one of its user.
+    # is_latest: of a play, whether the rows read together have no later one of its user. users is made of these alone.
     "logs": {**RECORD_COLUMNS, **dict(EVENT_FIELDS.values()), "is_latest": "boolean"},
 }
+
+
+def ddl(columns: dict[str, str]) -> str:
+    """{column: type} as Spark takes a schema in text."""
+    return ", ".join(f"{column} {type_}" for column, type_ in columns.items())
 
 
 class Contract(NamedTuple):

@@ -34,6 +34,7 @@ from sparkify.aws import aws_session
 from sparkify.errors import JobError, UsageError, java_cause
 from sparkify.jars import POSTGRES_DRIVER
 from sparkify.java import (
+    ARCHIVE_OPTION,
     archive_left,
     archive_options,
     find_java,
@@ -45,6 +46,7 @@ from sparkify.java import (
     undisturbed,
 )
 from sparkify.report import say
+from sparkify.schema import ddl
 
 LEFT_DAYS = 7  # the folder of a run that was killed longer ago is removed
 
@@ -56,7 +58,7 @@ SQL_SETTINGS = {
     "spark.sql.inMemoryColumnarStorage.compressed": "false",
     # A task writes one or two partitions: with open writers for them it needs no sort by partition.
     "spark.sql.maxConcurrentOutputFileWriters": "100",
-    # HotSpot never compiles a method larger than this: run as one, the projections of an event take twice the time.
+    # Java compiles no method above this size. Spark cuts what it generates then: else an event takes twice the time.
     "spark.sql.codegen.hugeMethodLimit": "8000",
     "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",  # few files before many tasks
     # Else a task writes a file for each of up to 200 partitions, and then joins them: a sixth of 8 M events' time.
@@ -81,7 +83,7 @@ def spark_session(work: Optional[str] = None, small: bool = False, packages: Seq
     """
     settings = {**SQL_SETTINGS, **(SMALL_SETTINGS if small else {})}
     if on_a_cluster() or SparkSession.getActiveSession():
-        return with_settings(SparkSession.builder, settings).getOrCreate()
+        return SparkSession.builder.config(map=settings).getOrCreate()
     os.environ["JAVA_HOME"] = home = find_java(pyspark.__version__)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     settings.update(local_settings(home, small, work))
@@ -89,13 +91,7 @@ def spark_session(work: Optional[str] = None, small: bool = False, packages: Seq
         settings["spark.jars.packages"] = ",".join(packages)
     if work and not SparkContext._gateway:
         start_context(settings, work)
-    return with_settings(SparkSession.builder, settings).getOrCreate()
-
-
-def with_settings(builder: Any, settings: dict[str, str]) -> Any:
-    for key, value in settings.items():
-        builder = builder.config(key, value)
-    return builder
+    return SparkSession.builder.config(map=settings).getOrCreate()
 
 
 def local_settings(home: str, small: bool, work: Optional[str]) -> dict[str, str]:
@@ -148,24 +144,25 @@ def start_context(settings: dict[str, str], work: str) -> None:
             started()
         except PySparkException:
             options = settings.get("spark.driver.extraJavaOptions", "")
-            if not remove_archive(options):
+            if ARCHIVE_OPTION not in options:
                 raise
             kept = [word for word in shlex.split(options) if ".jsa" not in word]
             settings["spark.driver.extraJavaOptions"] = shlex.join(kept)
             started()
+            remove_archive(options)
     except PySparkException:
         raise UsageError(why_java_failed(settings, log_path)) from None
 
 
 def why_java_failed(settings: dict[str, str], log_path: str) -> str:
-    """Why Java didn't start: the packages that it was to download, else what it said before it ended."""
-    if "spark.jars.packages" in settings:
+    """Why Java didn't start: a package that can't be downloaded, else what it said before it ended."""
+    log = Path(log_path).read_text(errors="replace")
+    if re.search("unresolved dependency|download failed", log, re.I):
         return (
             f"can't download {settings['spark.jars.packages'].replace(',', ' and ')}, which is needed for S3 or a "
             f"database: put its jar, for S3 also that of the AWS SDK it depends on, into {spark_jars()}"
         )
-    lines = Path(log_path).read_text(errors="replace").split("\n")
-    said = [line.strip() for line in lines if line.strip() and not re.match(r"\s+at |Picked up", line)]
+    said = [line.strip() for line in log.split("\n") if line.strip() and not re.match(r"\s+at |Picked up", line)]
     told = next((line for line in said if re.search("memory|heap|error|exception", line, re.I)), "")
     return (
         f"Java doesn't start: {told or (said or ['it says nothing'])[-1]}; free some memory, or give it less: "
@@ -284,7 +281,7 @@ def rows_from_driver(spark: SparkSession, rows: list[tuple[Any, ...]], columns: 
         in_java = serde.toJavaArray(serde.pythonToJava(pickled, True)).rdd()
         frame = DataFrame(spark._jsparkSession.applySchemaToPythonRDD(in_java, schema.json()), spark)
     except (AttributeError, TypeError, Py4JError):
-        frame = spark.createDataFrame(rows, ", ".join(f"{name} {kind}" for name, kind in columns.items()))
+        frame = spark.createDataFrame(rows, ddl(columns))
     # Kept as they are: a cache of columns would compile code for itself. Spark knows that it is one partition.
     return frame.coalesce(1).localCheckpoint(False)
 

@@ -1,5 +1,6 @@
 """The input: which files there are, how they are shared among tasks, and their records."""
 
+import contextlib
 import functools
 import gzip
 import io
@@ -24,7 +25,7 @@ from sparkify.java import on_a_cluster
 from sparkify.places import DATA_FOLDERS, is_hidden, is_s3, literal_path
 from sparkify.records import UNREADABLE, Row, event_rows, is_by_line, rejected, song_rows, with_latest
 from sparkify.report import say
-from sparkify.schema import RECORDS
+from sparkify.schema import RECORDS, ddl
 from sparkify.session import executors_have, is_local, rows_from_driver, use_s3a
 from sparkify.storage import storage_of
 
@@ -105,8 +106,7 @@ class Input:
             shares = shares_of(self.storage, files, spark.sparkContext.defaultParallelism)
             read = functools.partial(rows_in_a_task, self.storage, kind)
             rows = spark.sparkContext.parallelize(shares, len(shares)).flatMap(read)
-        columns = ", ".join(f"{column} {type_}" for column, type_ in RECORDS[kind].items())
-        return spark.createDataFrame(rows, columns, verifySchema=False).persist(StorageLevel.MEMORY_AND_DISK)
+        return spark.createDataFrame(rows, ddl(RECORDS[kind]), verifySchema=False).persist(StorageLevel.MEMORY_AND_DISK)
 
 
 def find_input(place: str, aws: Optional[dict[str, str]] = None) -> Input:
@@ -258,23 +258,31 @@ def contents(storage: Any, files: list[File], whole: bool) -> Iterator[tuple[str
 
 def content_of(storage: Any, file: File) -> bytes:
     """The bytes of a file; of a range, the objects that begin in it: a range begins where a line begins with {."""
-    path = storage.path(file.name)
-    try:
-        if file.start is None:
+    if file.start is None:
+        with readable(storage.path(file.name)):
             return storage.read(file.name)
-        with storage.open(file.name) as lines:
-            if file.start:
-                lines.seek(file.start - 1)
-                lines.readline()
-                up_to_an_object(lines)
-            rest = file.start + file.size - lines.tell()
-            if rest <= 0:
-                return b""
-            # Its last byte by readline: where that ends a line, the next line is the next range's.
-            return lines.read(rest - 1) + lines.readline() + up_to_an_object(lines)
+    with readable(storage.path(file.name)), storage.open(file.name) as lines:
+        if file.start:
+            lines.seek(file.start - 1)
+            lines.readline()
+            up_to_an_object(lines)
+        rest = file.start + file.size - lines.tell()
+        if rest <= 0:
+            return b""
+        # Its last byte by readline: where that ends a line, the next line is the next range's.
+        return lines.read(rest - 1) + lines.readline() + up_to_an_object(lines)
+
+
+@contextlib.contextmanager
+def readable(source: str) -> Iterator[None]:
+    """What is wrong with a file that the block reads becomes a PlaceError."""
+    try:
+        yield
     except FileNotFoundError:
         hint = "run it again while nobody changes the input"
-        raise PlaceError(path, "it was there when the run began, and is gone", hint) from None
+        raise PlaceError(source, "it was there when the run began, and is gone", hint) from None
+    except DAMAGED as error:
+        raise PlaceError(source, f"it is damaged: {error}", "make it again, or remove it") from None
 
 
 def up_to_an_object(lines: Any) -> bytes:
@@ -293,39 +301,39 @@ def unpacked(storage: Any, file: File, reading: Future[bytes], whole: bool) -> I
     """(source, content) of a file that is being read, of a gzip what is in it."""
     path, content = storage.path(file.name), reading.result()
     if file.name.endswith(".gz"):
-        yield from pieces(path, gzip.GzipFile(fileobj=io.BytesIO(content)), whole)
+        with readable(path):
+            yield from pieces(path, gzip.GzipFile(fileobj=io.BytesIO(content)), whole)
     else:
         yield path, content
 
 
 def members(storage: Any, name: str, wanted: set, whole: bool) -> Iterator[tuple[str, bytes]]:
     """As contents, of members of a zip: as they lie in it, so that it is read forwards, once."""
-    with storage.open(name) as file, zipfile.ZipFile(file) as archive:
+    path = storage.path(name)
+    with readable(path), storage.open(name) as file, zipfile.ZipFile(file) as archive:
         for member in [entry.filename for entry in archive.infolist() if entry.filename in wanted]:
-            with archive.open(member) as content:
+            source = f"{path}!{member}"
+            with readable(source), archive.open(member) as content:
                 inner = gzip.GzipFile(fileobj=content) if member.endswith(".gz") else content
-                yield from pieces(f"{storage.path(name)}!{member}", inner, whole)
+                yield from pieces(source, inner, whole)
 
 
 def pieces(source: str, file: Any, whole: bool) -> Iterator[tuple[str, bytes]]:
     """(source, content) of a compressed file; if not whole, in pieces as the ranges of a large one."""
-    try:
-        piece = file.read() if whole else file.read(SHARE) + file.readline()
-        if not whole and not is_by_line(piece[:BEGINNING]):
-            piece += file.read()
-        first = b"" if whole else file.readline()
-        while first:
-            lines = [piece]
-            while first and not first.startswith(b"{"):
-                lines.append(first)
-                first = file.readline()
-            yield source, b"".join(lines)
-            piece = first + file.read(SHARE) + file.readline() if first else b""
+    piece = file.read() if whole else file.read(SHARE) + file.readline()
+    if not whole and not is_by_line(piece[:BEGINNING]):
+        piece += file.read()
+    first = b"" if whole else file.readline()
+    while first:
+        lines = [piece]
+        while first and not first.startswith(b"{"):
+            lines.append(first)
             first = file.readline()
-        if piece or whole:
-            yield source, piece
-    except DAMAGED as error:
-        raise PlaceError(source, f"it is damaged: {error}", "make it again, or remove it") from None
+        yield source, b"".join(lines)
+        piece = first + file.read(SHARE) + file.readline() if first else b""
+        first = file.readline()
+    if piece or whole:
+        yield source, piece
 
 
 def read_by_hadoop(spark: SparkSession, storage: Any, kind: str, files: list[File]) -> Any:

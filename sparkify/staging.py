@@ -14,7 +14,7 @@ from sparkify.publish import read_journal, staging_of
 from sparkify.report import Steps
 from sparkify.schema import TABLES
 from sparkify.session import is_local, kill_java, use_s3a
-from sparkify.source import Counts
+from sparkify.source import KINDS, Counts
 
 
 class Written(NamedTuple):
@@ -38,7 +38,7 @@ def staged(spark: SparkSession, output: Any, run_id: str, work: str) -> Iterator
     try:
         yield staging
     except JobError:
-        raise  # its message names what is kept
+        raise  # of the audit it names what is kept; who lost the lock must touch nothing
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             kill_java(spark)
@@ -92,8 +92,8 @@ def write_rejected(records: DataFrame, kind: str, counts: Counts, max_rejected: 
     writer(rejected.coalesce(1)).json(for_hadoop(place))
     if counts.rejected > max_rejected * counts.total:
         raise JobError(
-            f"{counts.rejected:,} of {counts.total:,} {kind[:-1]} records ({counts.rejected / counts.total:.2%}) can't "
-            f"be used, more than --max-rejected {max_rejected:g} allows; see {place}"
+            f"{counts.rejected:,} of {counts.total:,} {KINDS[kind]} records ({counts.rejected / counts.total:.2%}) "
+            f"can't be used, more than --max-rejected {max_rejected:g} allows; see {place}"
         )
 
 

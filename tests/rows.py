@@ -8,7 +8,7 @@ from dirty import dump, dump_raw
 from pyspark.sql import DataFrame, Row, SparkSession
 
 import etl
-from sparkify.schema import RECORDS
+from sparkify.schema import RECORDS, ddl
 from sparkify.source import COMPLETED, READERS
 
 
@@ -41,8 +41,7 @@ def judged_songs(cases: dict) -> dict:
 def frame(spark: SparkSession, kind: str, records: Iterable) -> DataFrame:
     """The records of a kind as a run has them."""
     rows = [tuple(row) for record in records for row in read(kind, record)]
-    columns = ", ".join(f"{column} {type_}" for column, type_ in RECORDS[kind].items())
-    return spark.createDataFrame(rows, columns).cache()
+    return spark.createDataFrame(rows, ddl(RECORDS[kind])).cache()
 
 
 def plays(spark: SparkSession, events: Iterable) -> DataFrame:

@@ -80,16 +80,17 @@ TAMPERED = {
 
 @pytest.fixture(scope="module")
 def staged(spark, inputs, tmp_path_factory):
-    """(folder, song records, event records, what was written) of what a run on the second input stages."""
+    """(folder, song records, plays, what was written) of what a run on the second input stages."""
     folder, source = str(tmp_path_factory.mktemp("staged")), etl.find_input(str(inputs[1][0]))
     made = etl.process_song_data(spark, source, folder), etl.process_log_data(spark, source, folder)
     written = {**made[0].tables, **made[1].tables}
-    return folder, source.records(spark, "songs"), source.records(spark, "logs"), written
+    songs, plays = etl.songs_of(source.records(spark, "songs")), etl.plays_of(source.records(spark, "logs"))
+    return folder, songs, plays, written
 
 
 def test_what_was_staged_as_it_should_be_passes(spark, staged, inputs):
-    folder, songs, events, written = staged
-    audit(spark, folder, songs, events)
+    folder, songs, plays, written = staged
+    audit(spark, folder, songs, plays)
     assert {name: table.rows for name, table in written.items()} == {name: len(inputs[1][1][name]) for name in COLUMNS}
     assert written["songplays"].with_song == inputs[1][1]["report"]["matched_plays"]
 
@@ -97,11 +98,11 @@ def test_what_was_staged_as_it_should_be_passes(spark, staged, inputs):
 @pytest.mark.parametrize("what", TAMPERED)
 def test_what_was_staged_and_is_wrong_fails(spark, staged, tmp_path, what):
     tamper, rule = TAMPERED[what]
-    folder, songs, events, _ = staged
+    folder, songs, plays, _ = staged
     shutil.copytree(folder, tmp_path / "run")
     tamper(tmp_path / "run")
     with pytest.raises(JobError) as error:
-        audit(spark, str(tmp_path / "run"), songs, events)
+        audit(spark, str(tmp_path / "run"), songs, plays)
     name = re.match("[a-z]+", what)[0]
     assert re.match(rf"the audit failed: {name}: \d+ keys break the rule «{rule}.*», for example ", str(error.value))
 

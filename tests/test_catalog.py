@@ -23,7 +23,7 @@ from tables import COLUMNS, PARTITIONS, ROOT, assert_rows, columns_of
 import etl
 from sparkify import catalog
 from sparkify.aws import aws_client
-from sparkify.catalog import RUN_ID, Database, partition_input, partitions_in, register, table_input
+from sparkify.catalog import RUN_PARAMETER, Database, partition_input, partitions_in, register, table_input
 from sparkify.config import read_settings
 from sparkify.errors import JobError, UsageError
 from sparkify.report import summary
@@ -259,7 +259,7 @@ def test_after_a_run_a_reader_that_knows_only_the_catalogue_finds_the_oracles_ta
         assert_rows(rows, expected[name], name)
         table = table_of(aws, name)
         assert table["Parameters"]["numRows"] == str(len(rows))
-        assert table["Parameters"][RUN_ID] == report["run_id"]
+        assert table["Parameters"][RUN_PARAMETER] == report["run_id"]
         assert table["Description"] == DESCRIPTIONS[name][0]
     assert sorted(partitions_of(aws, "songs")) == sorted(SONGS)
 
@@ -317,7 +317,7 @@ def test_another_run_with_the_same_partitions_changes_the_tables_alone(aws, caps
         assert sent["SkipArchive"] is True
         assert sent["VersionId"] == "1"
     assert table_of(aws, "time")["Parameters"]["numRows"] == "8"
-    assert table_of(aws, "time")["Parameters"][RUN_ID] == "20240103T030405Z-0000000b"
+    assert table_of(aws, "time")["Parameters"][RUN_PARAMETER] == "20240103T030405Z-0000000b"
 
 
 def test_new_partitions_come_before_those_that_are_gone_go(aws, capsys):

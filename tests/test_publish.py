@@ -40,7 +40,7 @@ STAGED = {"run_id": RUN_ID, "staged": dict.fromkeys(NAMES, 1)}
 def publishing(storage):
     """Publish what is staged in a storage, by a lock of its own."""
     with Lock(storage, RUN_ID) as lock:
-        return publish(storage, RUN_ID, lock)
+        publish(storage, RUN_ID, lock, {})
 
 
 def recovering(storage):
@@ -122,7 +122,7 @@ def test_a_folder_of_which_nothing_is_staged_is_taken_away(tmp_path):
     write_tables(tmp_path / "lake" / staging_of(RUN_ID), "new")
     (tmp_path / "lake" / staging_of(RUN_ID) / "_rejected/new.json").unlink()
     (tmp_path / "lake" / staging_of(RUN_ID) / "_rejected").rmdir()
-    assert publishing(LocalStorage(str(tmp_path / "lake"))) == RUN_ID
+    publishing(LocalStorage(str(tmp_path / "lake")))
     assert versions(tmp_path / "lake") == dict.fromkeys(COLUMNS, "new")
     assert {path.name for path in (tmp_path / "lake").iterdir()} == set(COLUMNS)
 
@@ -174,7 +174,7 @@ def test_a_publishing_whose_lock_is_lost_between_two_moves_moves_no_more(tmp_pat
 
     storage.move = moved
     with Lock(storage, "first") as lock, pytest.raises(JobError, match="was taken over by run second"):
-        publish(storage, RUN_ID, lock)
+        publish(storage, RUN_ID, lock, {})
     assert len(moves) == lost_at
     storage.delete([LOCK])
     assert recovering(storage) == RUN_ID
@@ -193,7 +193,7 @@ def test_a_publishing_whose_lock_is_lost_on_s3_goes_no_further(fast_endpoint, tm
 
     monkeypatch.setattr("sparkify.publish.pause", lose)
     with Lock(storage, "first") as lock, pytest.raises(JobError, match="was taken over by run second"):
-        publish(storage, RUN_ID, lock)
+        publish(storage, RUN_ID, lock, {})
 
 
 def test_a_move_never_goes_into_what_is_there(tmp_path):
@@ -268,7 +268,7 @@ def test_a_publishing_that_stops_after_any_call_is_completed_by_the_next(fast_en
     storage.client.meta.events.register("before-call.s3", count)
     with contextlib.suppress(Killed):
         storage.upload(str(staged), staging_of(RUN_ID))
-        publish(storage, RUN_ID, lock)
+        publish(storage, RUN_ID, lock, {})
     storage = storage_at(fast_endpoint, f"s3://{bucket}/lake")
     has_journal = read_journal(storage) is not None
     recovered = recovering(storage)
@@ -301,7 +301,7 @@ def test_publishing_takes_few_requests_and_aborts_unfinished_uploads(s3, endpoin
         recover(storage, lock)
         discard_old_staging(storage)
         storage.upload(str(staged), staging_of(RUN_ID))
-        assert publish(storage, RUN_ID, lock) == RUN_ID
+        publish(storage, RUN_ID, lock, {})
         for table in COLUMNS:
             storage.list(table)
     print(len(calls), "requests for 52 files")
@@ -339,7 +339,12 @@ def test_recover_on_this_machine_completes_and_says_so(tmp_path):
         assert sorted(listing(tmp_path / "lake")) == ["users", "users/new.parquet"]
 
 
-def test_recover_where_nothing_is_changes_nothing(tmp_path):
+def test_recover_where_nothing_is_changes_nothing(tmp_path, fast_endpoint):
+    client = client_of(fast_endpoint)
+    put(client, "misspelt", {"lake/users/a.parquet": b"a"})
+    with pytest.raises(UsageError, match="there is nothing in s3://misspelt/late: name the --output of a run"):
+        recover_only(storage_of("s3://misspelt/late", aws_of(fast_endpoint)))
+    assert list(contents(client, "misspelt")) == ["lake/users/a.parquet"]
     with pytest.raises(PlaceError, match="there is no such folder"):
         recover_only(LocalStorage(str(tmp_path / "none")))
     assert listing(tmp_path) == {}

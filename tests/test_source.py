@@ -8,12 +8,16 @@ import zipfile
 import pytest
 from dirty import dump, event, song, write_input
 from rows import as_json
+from s3 import client_of, put, storage_at
 
 from sparkify import source
 from sparkify.errors import UsageError
 from sparkify.records import UNREADABLE
+from sparkify.schema import RECORDS
 from sparkify.source import File, content_of, count_records, find_input, ranges_of, read_by_hadoop, rows_of, shares_of
 from sparkify.storage import storage_of
+
+ITEM = list(RECORDS["logs"]).index("item_in_session")
 
 
 @pytest.fixture
@@ -70,10 +74,10 @@ def test_a_large_file_is_cut_into_ranges_that_have_each_line_once(tmp_path, monk
         ranges = ranges_of(storage_of(str(tmp_path)), File("a.json", (tmp_path / "a.json").stat().st_size))
         assert len(ranges) > 50
         rows = list(rows_of(storage_of(str(tmp_path)), "logs", ranges))
-        assert [row[7] for row in rows] == list(range(200))
+        assert [row[ITEM] for row in rows] == list(range(200))
     (tmp_path / "a.json.gz").write_bytes(gzip.compress(b"\n".join(lines)))
     rows = list(rows_of(storage_of(str(tmp_path)), "logs", [File("a.json.gz", 100)]))
-    assert [row[7] for row in rows] == list(range(200))
+    assert [row[ITEM] for row in rows] == list(range(200))
 
 
 @pytest.mark.parametrize("size", range(1, 60))
@@ -128,6 +132,18 @@ def test_where_executors_lack_boto3_hadoop_reads_for_the_same_functions(spark, t
         read_by_hadoop(spark, storage, "logs", [File("log-data.zip", 4, "a.json")])
 
 
+@pytest.mark.parametrize("start", [None, 1])
+def test_an_object_that_is_gone_after_the_listing_is_named(fast_endpoint, start):
+    storage = storage_at(fast_endpoint, "s3://gone")
+    put(client_of(fast_endpoint), "gone", {})
+    (row,) = rows_of(storage, "logs", [File("log_data/a.json", 5, start=start)])
+    assert row[:3] == (
+        UNREADABLE,
+        "s3://gone/log_data/a.json",
+        "it was there when the run began, and is gone: run it again while nobody changes the input",
+    )
+
+
 def test_a_file_that_is_gone_after_the_listing_is_named(spark, place):
     found = find_input(str(place))
     next((place / "log_data").rglob("*.json")).unlink()
@@ -137,11 +153,13 @@ def test_a_file_that_is_gone_after_the_listing_is_named(spark, place):
         count_records(found.records(spark, "logs"))
 
 
-def test_a_damaged_member_of_a_zip_is_named(place):
+@pytest.mark.parametrize(("old", "new"), [(b"Setanta", b"Petanta"), (b"PK\3\4", b"PK\3\5")])
+def test_a_damaged_member_of_a_zip_is_named(place, old, new):
+    """Its checksum is another's; its header is none."""
     with zipfile.ZipFile(place / "log-data.zip", "w") as archive:
         archive.writestr("a.json", dump(event()))
     path = place / "log-data.zip"
-    path.write_bytes(path.read_bytes().replace(b"Setanta", b"Petanta"))  # now the checksum is another's
+    path.write_bytes(path.read_bytes().replace(old, new))
     found = find_input(str(place))
     *_, row = rows_of(found.storage, "logs", found.files["logs"])
     assert row[:2] == (UNREADABLE, f"{path}!a.json")
@@ -161,7 +179,7 @@ def test_gzips_other_names_and_folders_with_a_hyphen_are_read(tmp_path):
         archive.writestr("log-data/c.jsonl.gz", gzip.compress(plays[5]))
     found = find_input(str(tmp_path))
     assert len(list(rows_of(found.storage, "songs", found.files["songs"]))) == 2
-    assert sorted(row[7] for row in rows_of(found.storage, "logs", found.files["logs"])) == [0, 1, 2, 3, 4, 5]
+    assert sorted(row[ITEM] for row in rows_of(found.storage, "logs", found.files["logs"])) == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,8 @@ def test_a_file_that_is_not_there_is_said_by_python_s_own_error(storage):
     storage.write("a", b"")
     with pytest.raises(FileNotFoundError):
         storage.read("b")
+    with pytest.raises(FileNotFoundError):
+        storage.open("b")
     assert storage.stored("b") is None
     storage.delete(["b", "c"])
 
@@ -353,7 +355,7 @@ def cycle(address, bucket, folder, runs=2, **keys):
             assert recover(storage, lock) is None
             discard_old_staging(storage)
             storage.upload(str(folder / run_id), staging_of(run_id))
-            assert publish(storage, run_id, lock) == run_id
+            publish(storage, run_id, lock, {})
         assert {name: storage.read(name).decode() for name in storage.everything()} == texts
     assert storage.read("users/é 1.parquet", 2, 5) == b"ers"
     with storage.open("users/é 1.parquet") as file:

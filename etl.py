@@ -60,7 +60,7 @@ try:
         TABLES,
         USER_VALUES,
     )
-    from sparkify.session import session, size_shuffles, spark_session, stop
+    from sparkify.session import session, spark_session, stop
     from sparkify.source import Counts, Input, count_records, find_input, opened
     from sparkify.staging import Written, staged, write_rejected, write_tables
     from sparkify.storage import storage_of
@@ -193,8 +193,10 @@ def time_table(plays: DataFrame) -> DataFrame:
 
     Weeks are ISO weeks; weekday is 1 for Monday to 7 for Sunday.
     """
-    # Nearly every play has its own ts: without repartition Spark would look for equal ones before the shuffle, too.
-    distinct = plays.select("ts").repartition("ts").distinct()
+    # Nearly every play has its own ts. Without repartition Spark would look for equal ones before the shuffle, too, and
+    # without a number it would join the parts behind it to larger ones, which don't fit a processor's cache.
+    tasks = int(plays.sparkSession.conf.get("spark.sql.shuffle.partitions"))
+    distinct = plays.select("ts").repartition(tasks, "ts").distinct()
     times = distinct.select(F.timestamp_millis("ts").alias("start_time"))
     return times.select(
         "start_time",
@@ -291,7 +293,6 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
             source.read_ahead()
             with steps("start Spark"):
                 spark = held.enter_context(session(ending.work, source.is_small, load_packages(into)))
-                size_shuffles(spark, source.size, source.is_small)
             check_load(spark, into)
             prepare(output, lock, steps.say)
             with steps.bar(spark), staged(spark, output, run_id, ending.work) as staging:

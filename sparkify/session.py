@@ -4,7 +4,8 @@ Only this module and java.py use what isn't public in pyspark and py4j, and each
 in an error of one line: launch_gateway and SparkContext(gateway=…) (what Java says goes to a file), _jvm and
 _jsparkSession with _jrdd (rows of the driver without Python workers; else createDataFrame), _jsparkSession with
 sessionState (what kind of statement a query is), _jsc (S3A's keys, which must not be in Spark's settings), _gateway
-(to wait for Java's end, or to make it), _jvm (a database's driver: Spark's own writer has no way to run DDL).
+(to wait for Java's end, or to make it) with what pyspark remembers of a Java, _jvm (a database's driver: Spark's own
+writer has no way to run DDL).
 """
 
 import contextlib
@@ -61,6 +62,8 @@ SQL_SETTINGS = {
     # Java compiles no method above this size. Spark cuts what it generates then: else an event takes twice the time.
     "spark.sql.codegen.hugeMethodLimit": "8000",
     "spark.sql.adaptive.coalescePartitions.parallelismFirst": "false",  # few files before many tasks
+    # Else Spark sorts all plays before a shuffle, too, to leave out the few that aren't the first of their key.
+    "spark.sql.optimizer.windowGroupLimitThreshold": "-1",
     # Else a task writes a file for each of up to 200 partitions, and then joins them: a sixth of 8 M events' time.
     "spark.shuffle.sort.bypassMergeThreshold": "1",
 }
@@ -198,24 +201,27 @@ def java_heard(work: str) -> Iterator[None]:
 
 
 def stop(spark: SparkSession) -> None:
-    """End the session; where Java is to leave an archive of its classes, wait until it has, and keep it."""
+    """End the session, and the Java that this program has started; an archive of classes that it leaves is kept."""
     archive = archive_left(spark.conf.get("spark.driver.extraJavaOptions", ""))
     gateway, java = spark.sparkContext._gateway, java_of(spark)
-    spark.stop()
-    if not archive or not java:
+    if not java:
+        spark.stop()
         return
-    say("saving Java's classes, this once, so that later runs start sooner")
+    if archive:
+        say("saving Java's classes, this once, so that later runs start sooner")
     whole = False
     try:
         gateway.shutdown()
-        java.stdin.close()
+        java.stdin.close()  # it ends Spark, and then itself; spark.stop() would wait for up to half a second besides
         whole = java.wait(60) == 0
     finally:  # Ctrl-C among the reasons
         if not whole:
             java.kill()
             java.wait()
-        SparkContext._gateway = SparkContext._jvm = None
-        keep_archive(*archive, whole)
+        SparkContext._gateway = SparkContext._jvm = SparkContext._active_spark_context = None
+        SparkSession._instantiatedSession = None
+        if archive:
+            keep_archive(*archive, whole)
 
 
 def java_of(spark: SparkSession) -> Optional[subprocess.Popen]:
@@ -248,7 +254,7 @@ def is_local(spark: SparkSession) -> bool:
 
 
 def size_shuffles(spark: SparkSession, input_bytes: int, small: bool) -> None:
-    """Let a shuffle have as many tasks as an input of so many bytes wants."""
+    """Let a shuffle have as many tasks as an input of so many bytes wants: spark.sql.shuffle.partitions."""
     cores = spark.sparkContext.defaultParallelism
     spark.conf.set("spark.sql.shuffle.partitions", 1 if small else max(cores, input_bytes >> 25))
 

@@ -26,7 +26,7 @@ from sparkify.places import DATA_FOLDERS, is_hidden, is_s3, literal_path
 from sparkify.records import UNREADABLE, Row, event_rows, is_by_line, rejected, song_rows, with_latest
 from sparkify.report import say
 from sparkify.schema import RECORDS, ddl
-from sparkify.session import executors_have, is_local, rows_from_driver, use_s3a
+from sparkify.session import executors_have, is_local, rows_from_driver, size_shuffles, use_s3a
 from sparkify.storage import storage_of
 
 KINDS = {"songs": "song", "logs": "log"}  # kind of records -> how its folders and zips begin
@@ -88,13 +88,17 @@ class Input:
         pool.shutdown(wait=False)
 
     def records(self, spark: SparkSession, kind: str) -> DataFrame:
-        """The records of a kind, 'songs' or 'logs', by schema.RECORDS; they are kept for all the jobs that ask them."""
+        """The records of a kind, 'songs' or 'logs', by schema.RECORDS; they are kept for all the jobs that ask them.
+
+        From then on a shuffle in this session has as many tasks as the size of this input wants.
+        """
         with self._locks[kind]:
             if kind not in self._records:
                 self._records[kind] = self._read(spark, kind)
             return self._records[kind]
 
     def _read(self, spark: SparkSession, kind: str) -> DataFrame:
+        size_shuffles(spark, self.size, self.is_small)
         cloudpickle.register_pickle_by_value(sparkify)  # the executors may have no such package
         files = self.files[kind]
         if kind in self._ahead:

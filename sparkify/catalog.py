@@ -115,12 +115,12 @@ class Catalog:
 
     def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
         """What Glue answers."""
+        from botocore import xform_name
         from botocore.exceptions import ClientError
 
-        method = re.sub("(?<!^)([A-Z])", r"_\1", operation).lower()
         with aws_calls(str(self.database), f"glue:{operation}"):
             try:
-                return getattr(self.client, method)(**self.which, **arguments)
+                return getattr(self.client, xform_name(operation))(**self.which, **arguments)
             except ClientError as error:
                 code, message = said_by_aws(error)
                 if code not in AGAIN:
@@ -288,7 +288,7 @@ def database_of(settings: Settings) -> Database:
     """The database that settings name. Raises UsageError for one that nobody could read."""
     name = settings.catalog["database"].lower()  # as Glue keeps it
     if not re.fullmatch("[a-z0-9_-]{1,128}", name):
-        raise UsageError(f"--catalog {name}: a database that Athena can read has a name of letters, digits and _")
+        raise UsageError(f"--catalog {name}: a database that Athena can read has a name of letters, digits, _ and -")
     if not is_s3(settings.output):
         raise UsageError(
             f"--catalog {name}: {settings.output} is on this machine, where Athena can't read: name an --output that "

@@ -115,7 +115,8 @@ def check_cluster(aws: dict[str, str], emr: dict[str, str]) -> int | None:
     if not re.fullmatch("[1-9][0-9]*", emr["workers"]):
         raise UsageError(f"WORKERS is {emr['workers']} in dl.cfg's [EMR]: give a whole number from 1 on")
     workers = int(emr["workers"])
-    if release not in client.list_release_labels(Filters={"Prefix": release}).get("ReleaseLabels", ()):
+    found = _if_allowed("the releases", client.list_release_labels, Filters={"Prefix": release})
+    if found and release not in found.get("ReleaseLabels", ()):
         raise UsageError(
             f"there is no release {release} in {region}: `aws emr list-release-labels --region {region}` lists them; "
             "set RELEASE in dl.cfg's [EMR]"

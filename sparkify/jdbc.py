@@ -21,7 +21,7 @@ from sparkify.session import jdbc_connection
 DRIVER = "org.postgresql.Driver"
 URL_FORM = "postgresql://USER@HOST:PORT/DATABASE"
 URL_OPTIONS = ("sslmode", "sslrootcert")  # after a ? in the URL
-LONGEST_SCHEMA = 40  # characters: names made of it are longer, and PostgreSQL cuts them after 63 bytes
+LONGEST_SCHEMA = 40  # bytes: names made of it are longer, and PostgreSQL cuts them after 63 bytes
 # What to do, by the beginning of PostgreSQL's code for what it says.
 HINTS = {
     "08001": "start that server, or correct host and port",

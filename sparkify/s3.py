@@ -21,7 +21,7 @@ from sparkify.errors import PlaceError
 from sparkify.parallel import REQUESTS, in_parallel
 from sparkify.places import HIDDEN, Stored, bucket_and_key, data_files, is_hidden
 
-ZIP_READ = 8 << 20  # bytes a request, of a file that is opened
+OPENED_READ = 8 << 20  # bytes a request, of a file that is opened: a zip, or a range of a log
 ONE_REQUEST = 64 << 20  # a file up to this size is uploaded by one request
 COPY_LIMIT = 5 << 30  # what S3 copies by one request
 LONG_LISTING = 5  # pages of 1,000 objects after which a listing looks whether others are under way
@@ -213,7 +213,7 @@ class S3Storage:
                 if error.response["Error"].get("Code") == "404":
                     raise self._missing(name) from None
                 raise
-        return io.BufferedReader(S3File(self, name, size), ZIP_READ)
+        return io.BufferedReader(S3File(self, name, size), OPENED_READ)
 
     # -- Writing
 

@@ -1,6 +1,7 @@
 """A place, on this machine or on S3, behind one small interface.
 
-Names are those of files below the place, with '/' between folders. What the disk or S3 says is raised as PlaceError.
+Names are those of files below the place, with '/' between folders. What the disk or S3 says is raised as PlaceError,
+what a user has to choose otherwise as UsageError.
 """
 
 from __future__ import annotations

@@ -243,6 +243,15 @@ def test_throttled_polls_are_survived(aws, capsys):
     assert next(refusals, None) is None
 
 
+def test_what_may_not_be_asked_is_said_and_passed_over(aws, capsys):
+    aws.answers["ListReleaseLabels"] = aws.answers["GetProducts"]
+    with driving(lambda cluster: complete(aws, cluster)):
+        status, _, stderr = run("--emr", "--input", INPUT, capsys=capsys)
+    assert status == 0, stderr
+    for what in ("the releases", "the quota of vCPUs", "the price"):
+        assert f"AWS doesn't tell {what}: AccessDeniedException: not for you" in stderr
+
+
 # ---- What is wrong before anything is started ------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Callable, Optional
 
+from sparkify.errors import PlaceError
 from sparkify.schema import EVENT_FIELDS, NOT_NULL, PLAY_KEY, RECORD_COLUMNS, RECORDS, SONG_FIELDS, TABLES
 
 LAST_MS = 4_133_980_800_000  # 2101-01-01: a ts from then on is no time of a play
@@ -30,6 +31,23 @@ TS, USER_ID = map(list(RECORDS["logs"]).index, ("ts", "user_id"))  # where they 
 USED = (None,) * len(RECORD_COLUMNS)  # how the row of a record begins that is used
 READ_TOGETHER = 100_000  # rows: of 40 MB of a log
 Judgement = tuple[Optional[str], Optional[list[Any]]]  # the reason of a rejection, the values of a record
+
+
+def rows_in(kind: str, contents: Iterable[tuple[str, bytes]]) -> Iterator[Row]:
+    """(source, content)s of files of a kind, 'songs' or 'logs' -> the rows of their records, by RECORDS[kind].
+
+    Where one can't be read, the last row stands for that file, with the reason UNREADABLE.
+    """
+    read = song_rows if kind == "songs" else event_rows
+
+    def rows() -> Iterator[Row]:
+        try:
+            for source, content in contents:
+                yield from read(content, source)
+        except PlaceError as error:
+            yield rejected(kind, UNREADABLE, error.place, f"{error.said}: {error.hint}".encode())
+
+    return rows() if kind == "songs" else with_latest(rows())
 
 
 def song_rows(content: bytes, source: str) -> Iterator[Row]:

@@ -23,15 +23,13 @@ import sparkify
 from sparkify.errors import PlaceError, UsageError
 from sparkify.java import on_a_cluster
 from sparkify.places import DATA_FOLDERS, is_hidden, is_s3, literal_path
-from sparkify.records import UNREADABLE, Row, event_rows, is_by_line, rejected, song_rows, with_latest
+from sparkify.records import UNREADABLE, Row, is_by_line, rows_in
 from sparkify.report import say
 from sparkify.schema import RECORDS, ddl
 from sparkify.session import executors_have, is_local, rows_from_driver, size_shuffles, use_s3a
 from sparkify.storage import storage_of
 
 KINDS = {"songs": "song", "logs": "log"}  # kind of records -> how its folders and zips begin
-READERS = {"songs": song_rows, "logs": event_rows}  # kind of records -> what makes them of a file's bytes
-COMPLETED = {"songs": iter, "logs": with_latest}  # and what adds to a row what follows from others
 SHARE = 32 << 20  # bytes that a task reads at once; a larger log is cut into ranges
 BEGINNING = 1 << 20  # bytes of a log that tell whether it has an object a line
 OPENING = 64 << 10  # opening a file takes about as long as reading so many bytes
@@ -229,17 +227,8 @@ def rows_in_a_task(storage: Any, kind: str, files: list[File]) -> Iterator[Row]:
 
 
 def rows_of(storage: Any, kind: str, files: list[File]) -> Iterator[Row]:
-    """The rows of the records in files; a file that can't be read is a row, too, with the reason UNREADABLE."""
-    read = READERS[kind]
-
-    def rows() -> Iterator[Row]:
-        try:
-            for source, content in contents(storage, files, whole=kind == "songs"):
-                yield from read(content, source)
-        except PlaceError as error:
-            yield rejected(kind, UNREADABLE, error.place, f"{error.said}: {error.hint}".encode())
-
-    return COMPLETED[kind](rows())
+    """The rows of the records in files: see records.rows_in."""
+    return rows_in(kind, contents(storage, files, whole=kind == "songs"))
 
 
 def contents(storage: Any, files: list[File], whole: bool) -> Iterator[tuple[str, bytes]]:
@@ -346,12 +335,11 @@ def read_by_hadoop(spark: SparkSession, storage: Any, kind: str, files: list[Fil
         raise UsageError(
             "the executors can't read a zip or a gzip on S3 without boto3: install it there, or unpack the files"
         )
-    read, completed = READERS[kind], COMPLETED[kind]
     paths = [literal_path(storage.path(file.name)) for file in files]
     found = spark.read.format("binaryFile").load(paths).select("path", "content")
 
     def rows(part: Iterator[Any]) -> Iterator[Row]:
-        return completed(row for file in part for row in read(bytes(file.content), file.path))
+        return rows_in(kind, ((file.path, bytes(file.content)) for file in part))
 
     return found.rdd.mapPartitions(rows)
 

@@ -8,8 +8,8 @@ from dirty import dump, dump_raw
 from pyspark.sql import DataFrame, Row, SparkSession
 
 import etl
+from sparkify.records import rows_in
 from sparkify.schema import RECORDS, ddl
-from sparkify.source import COMPLETED, READERS
 
 
 def content_of(record: Any) -> bytes:
@@ -20,7 +20,7 @@ def content_of(record: Any) -> bytes:
 def read(kind: str, record: Any, source: str = "source") -> list[Row]:
     """The rows of schema.RECORDS[kind] of what stands in one file."""
     as_row = Row(*RECORDS[kind])
-    return [as_row(*values) for values in COMPLETED[kind](READERS[kind](content_of(record), source))]
+    return [as_row(*values) for values in rows_in(kind, [(source, content_of(record))])]
 
 
 def judged(kind: str, cases: dict) -> dict:

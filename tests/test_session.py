@@ -75,6 +75,19 @@ def test_too_little_memory_for_java_is_one_line(tmp_path):
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.parametrize(
+    ("log", "said"),
+    [
+        ("Invalid maximum heap size: -Xmx99999g\n", "Java doesn't start: Invalid maximum heap size"),
+        ("Exception: [unresolved dependency: a#b;1: not found]\n", "can't download a:b:1, which is needed"),
+    ],
+)
+def test_with_a_package_to_download_the_reason_is_still_what_java_said(tmp_path, log, said):
+    (tmp_path / "spark.log").write_text(log)
+    reason = session.why_java_failed({"spark.jars.packages": "a:b:1"}, str(tmp_path / "spark.log"))
+    assert reason.startswith(said)
+
+
 @pytest.mark.parametrize("way", ["private", "public"])
 def test_rows_of_the_driver_are_one_partition_with_their_columns(spark, monkeypatch, way):
     values = [(None, None, None, None, 1, 2, 3, 4, "paid", None, "é😀", "s", "a", 1.5, None, "x\0y", "F", True)]

@@ -200,7 +200,7 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
         "--report needs a run: leave out --report, or --query and --emr-stop": (
             arguments.report and (asks or arguments.stop)
         ),
-        "--recover runs nothing else, and here: leave out --query, --report and --emr…": (
+        "--recover runs nothing else: leave out all flags but --output, --bucket and --config": (
             arguments.recover and (asks or arguments.report or on_emr)
         ),
         "--catalog and --load need a run, or --no-run: leave out --query, --recover and --emr-stop": (

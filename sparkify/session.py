@@ -4,8 +4,7 @@ Only this module and java.py use what isn't public in pyspark and py4j, and each
 in an error of one line: launch_gateway and SparkContext(gateway=…) (what Java says goes to a file), _jvm and
 _jsparkSession with _jrdd (rows of the driver without Python workers; else createDataFrame), _jsparkSession with
 sessionState (what kind of statement a query is), _jsc (S3A's keys, which must not be in Spark's settings), _gateway
-(to wait for Java's end, or to make it) with what pyspark remembers of a Java, _jvm (a database's driver: Spark's own
-writer has no way to run DDL).
+(to wait for Java's end, or to make it), _jvm (a database's driver: Spark's own writer has no way to run DDL).
 """
 
 import contextlib
@@ -119,6 +118,7 @@ def local_settings(home: str, small: bool, work: Optional[str]) -> dict[str, str
         settings.update({"spark.buffer.pageSize": "1m", "spark.broadcast.blockSize": "128k"})
     if work:
         options = [*java_options(home, small), *archive_options(home), f"-XX:ErrorFile={work}/java.log"]
+        options.append(f"-Djava.io.tmpdir={work}")  # where it unpacks libraries, which a killed one leaves
         settings["spark.driver.extraJavaOptions"] = shlex.join(options)
         settings["spark.local.dir"] = settings["spark.sql.warehouse.dir"] = work
     return settings
@@ -175,8 +175,12 @@ def why_java_failed(settings: dict[str, str], log_path: str) -> str:
 
 @contextlib.contextmanager
 def session(work: str, small: bool = False, packages: Sequence[str] = ()) -> Iterator[SparkSession]:
-    """The spark_session of a block. The first one ends slowly, as Java leaves its archive: print results before."""
+    """The spark_session of a block, which ends with it, unless the caller has made it.
+
+    The first one ends slowly, as Java leaves its archive: print results before.
+    """
     with java_heard(work), undisturbed():
+        is_the_callers = SparkSession.getActiveSession() is not None
         spark = spark_session(work, small, packages)
         options = spark.conf.get("spark.driver.extraJavaOptions", "")
     java = java_of(spark)
@@ -186,8 +190,9 @@ def session(work: str, small: bool = False, packages: Sequence[str] = ()) -> Ite
     finally:
         if java and java.poll() == -signal.SIGABRT:  # it crashed
             remove_archive(options)
-        with contextlib.suppress(Exception):
-            stop(spark)
+        if not is_the_callers:
+            with contextlib.suppress(Exception):
+                stop(spark)
 
 
 @contextlib.contextmanager
@@ -201,27 +206,24 @@ def java_heard(work: str) -> Iterator[None]:
 
 
 def stop(spark: SparkSession) -> None:
-    """End the session, and the Java that this program has started; an archive of classes that it leaves is kept."""
+    """End the session; where Java is to leave an archive of its classes, wait until it has, and keep it."""
     archive = archive_left(spark.conf.get("spark.driver.extraJavaOptions", ""))
     gateway, java = spark.sparkContext._gateway, java_of(spark)
-    if not java:
-        spark.stop()
+    spark.stop()
+    if not archive or not java:
         return
-    if archive:
-        say("saving Java's classes, this once, so that later runs start sooner")
+    say("saving Java's classes, this once, so that later runs start sooner")
     whole = False
     try:
         gateway.shutdown()
-        java.stdin.close()  # it ends Spark, and then itself; spark.stop() would wait for up to half a second besides
+        java.stdin.close()
         whole = java.wait(60) == 0
     finally:  # Ctrl-C among the reasons
         if not whole:
             java.kill()
             java.wait()
-        SparkContext._gateway = SparkContext._jvm = SparkContext._active_spark_context = None
-        SparkSession._instantiatedSession = None
-        if archive:
-            keep_archive(*archive, whole)
+        SparkContext._gateway = SparkContext._jvm = None
+        keep_archive(*archive, whole)
 
 
 def java_of(spark: SparkSession) -> Optional[subprocess.Popen]:
@@ -230,10 +232,14 @@ def java_of(spark: SparkSession) -> Optional[subprocess.Popen]:
 
 
 def kill_java(spark: SparkSession) -> None:
-    """End the Java that this program has started at once: a task of a cancelled job may still make a file."""
-    if java := java_of(spark):
+    """End the session, and at once the Java of this program: a task of a cancelled job may still make a file there."""
+    java = java_of(spark)
+    with contextlib.suppress(Exception):
+        spark.stop()  # else pyspark complains of Java's end in a traceback
+    if java:
         java.kill()
         java.wait()
+        SparkContext._gateway = SparkContext._jvm = None
 
 
 def work_folder() -> str:

@@ -275,7 +275,7 @@ def readable(source: str) -> Iterator[None]:
         hint = "run it again while nobody changes the input"
         raise PlaceError(source, "it was there when the run began, and is gone", hint) from None
     except DAMAGED as error:
-        raise PlaceError(source, f"it is damaged: {error}", "make it again, or remove it") from None
+        raise PlaceError(source, f"it is damaged: {str(error)[:200]}", "make it again, or remove it") from None
 
 
 def up_to_an_object(lines: Any) -> bytes:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Collection, Iterator
@@ -93,7 +94,9 @@ class LocalStorage:
                         waiting.append(name)
                         continue
                     try:
-                        found[name] = entry.stat().st_size
+                        about = entry.stat()
+                        if stat.S_ISREG(about.st_mode):  # a pipe would never end
+                            found[name] = about.st_size
                     except FileNotFoundError:
                         if here[1]:  # elsewhere it is no matter
                             said = "it is a link to what isn't there, or is gone since"

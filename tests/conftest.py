@@ -129,9 +129,8 @@ def run_here(spark, no_aws_from_outside, tmp_path_factory, monkeypatch, capsys):
     Both outputs are in run_here.stdout and run_here.stderr.
     """
     import etl
-    from sparkify import ending, session
+    from sparkify import ending
 
-    monkeypatch.setattr(session, "stop", lambda spark: None)
     monkeypatch.setattr(ending, "work_folder", lambda: str(tmp_path_factory.mktemp("work")))  # a failed run leaves it
 
     def call(*arguments):

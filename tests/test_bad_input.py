@@ -25,6 +25,7 @@ from tables import COLUMNS, ETL, assert_tables, environment, listing, run_etl, u
 
 import etl
 from sparkify import session
+from sparkify.source import SMALL_INPUT
 
 SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
 
@@ -336,6 +337,7 @@ def processes_of(session):
         pytest.param("write", signal.SIGTERM, marks=pytest.mark.long),
         pytest.param("start Spark", signal.SIGTERM, marks=pytest.mark.long),
         pytest.param("write", signal.SIGINT, marks=pytest.mark.long),
+        pytest.param("read logs", signal.SIGINT, marks=pytest.mark.long),
     ],
 )
 def test_an_interrupted_run_is_one_line_and_leaves_nothing(tmp_path, line, number):
@@ -343,8 +345,14 @@ def test_an_interrupted_run_is_one_line_and_leaves_nothing(tmp_path, line, numbe
     lake = tmp_path / "lake"
     earlier_output(lake)
     (tmp_path / "tmp").mkdir()
+    arguments = ["--output", str(lake)]
+    if line == "read logs":  # of an input that tasks read
+        line_of_log = dirty.dump(event()) + b"\n"
+        source = write_input(tmp_path / "in", [song()], [])
+        (source / "log_data/large.json").write_bytes(line_of_log * (SMALL_INPUT // len(line_of_log) + 1))
+        arguments += ["--input", str(source)]
     process = subprocess.Popen(
-        [sys.executable, str(ETL), "--output", str(lake)],
+        [sys.executable, str(ETL), *arguments],
         env=environment(TMPDIR=str(tmp_path / "tmp")),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -363,6 +371,7 @@ def test_an_interrupted_run_is_one_line_and_leaves_nothing(tmp_path, line, numbe
     stdout, rest = process.communicate(timeout=300)
     assert (process.returncode, stdout) == (1, "")
     assert last_line(said + rest) == "etl.py: interrupted; nothing is published"
+    assert "Traceback" not in rest
     assert listing(lake) == before
     assert listing(tmp_path / "tmp") == {}
     until(lambda: not processes_of(process.pid))  # Java is not left behind

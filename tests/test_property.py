@@ -73,7 +73,6 @@ ENDS = st.sampled_from([b"\n", b"\r\n"])
 def balanced(spark, tmp_path_factory):
     """Run on a folder; the report's counts must add up, and be those of the records that are expected."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(session_room, "stop", lambda spark: None)
     before = spark.conf.get("spark.sql.shuffle.partitions")
     patch.chdir(tmp_path_factory.mktemp("runs"))
 

@@ -68,6 +68,12 @@ def test_a_file_is_read_whole_in_part_and_as_a_zip(storage):
         assert archive.read("é.json") == b"{}" * 1000
 
 
+def test_a_named_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    (tmp_path / "b.json").write_text("b")
+    assert storage_of(str(tmp_path)).list() == {"b.json": 1}
+
+
 def test_a_file_that_is_not_there_is_said_by_python_s_own_error(storage):
     storage.write("a", b"")
     with pytest.raises(FileNotFoundError):

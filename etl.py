@@ -302,11 +302,8 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
                     functools.partial(process_song_data, *arguments), functools.partial(process_log_data, *arguments)
                 )
                 with steps("audit"):
-                    song_records, plays = (
-                        songs_of(source.records(spark, "songs")),
-                        plays_of(source.records(spark, "logs")),
-                    )
-                    audit(spark, staging, song_records, plays)
+                    plays = plays_of(source.records(spark, "logs"))
+                    audit(spark, staging, songs_of(source.records(spark, "songs")), plays)
                     audit_rejected(spark, staging, {"songs": songs.records, "logs": logs.records})
                 rows = {table: written.rows for table, written in {**songs.tables, **logs.tables}.items()}
                 for warning in much_smaller((last_published(output) or {}).get("rows", {}), rows):

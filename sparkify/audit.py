@@ -67,7 +67,8 @@ def audit(spark: SparkSession, staging: str, songs: DataFrame, plays: DataFrame)
     ids = plays.select(F.xxhash64(*PLAY_KEY).alias("songplay_id"))
 
     def check(rule: Rule) -> None:
-        answer = f"SELECT count(*) AS keys, min(key) AS example FROM ({rule.query})"
+        # As text, a time is in UTC: collected as it is, it would be in the zone of the machine.
+        answer = f"SELECT count(*) AS keys, CAST(min(key) AS STRING) AS example FROM ({rule.query})"
         (found,) = spark.sql(answer, play_ids=ids, song_records=songs, tasks=tasks, **frames).collect()
         if found.keys:
             key = TABLES[rule.table].key

@@ -60,7 +60,7 @@ try:
         TABLES,
         USER_VALUES,
     )
-    from sparkify.session import session, spark_session, stop
+    from sparkify.session import session, shuffle_tasks, spark_session, stop
     from sparkify.source import Counts, Input, count_records, find_input, opened
     from sparkify.staging import Written, staged, write_rejected, write_tables
     from sparkify.storage import storage_of
@@ -196,8 +196,7 @@ def time_table(plays: DataFrame) -> DataFrame:
     """
     # Nearly every play has its own ts. Without repartition Spark would look for equal ones before the shuffle, too, and
     # without a number it would join the parts behind it to larger ones, which don't fit a processor's cache.
-    tasks = int(plays.sparkSession.conf.get("spark.sql.shuffle.partitions"))
-    distinct = plays.select("ts").repartition(tasks, "ts").distinct()
+    distinct = plays.select("ts").repartition(shuffle_tasks(plays.sparkSession), "ts").distinct()
     times = distinct.select(F.timestamp_millis("ts").alias("start_time"))
     return times.select(
         "start_time",

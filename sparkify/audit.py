@@ -12,6 +12,7 @@ from sparkify.parallel import in_parallel
 from sparkify.places import literal_path
 from sparkify.query import read_table
 from sparkify.schema import PLAY_KEY, TABLES
+from sparkify.session import shuffle_tasks
 from sparkify.source import Counts
 
 
@@ -63,7 +64,7 @@ def audit(spark: SparkSession, staging: str, songs: DataFrame, plays: DataFrame)
     rule, how many keys break it, and one of them.
     """
     frames = dict(zip(TABLES, in_parallel(lambda table: read_table(spark, staging, table), TABLES)))
-    tasks = int(spark.conf.get("spark.sql.shuffle.partitions"))
+    tasks = shuffle_tasks(spark)
     ids = plays.select(F.xxhash64(*PLAY_KEY).alias("songplay_id"))
 
     def check(rule: Rule) -> None:

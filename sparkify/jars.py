@@ -23,13 +23,19 @@ def jar_of(package: str) -> Path:
     return ivy / "jars" / f"{group}_{name}-{version}.jar"
 
 
+def hadoop_package(name: str) -> str:
+    """The coordinates of the package of a name, of the Hadoop in pyspark."""
+    version = next(spark_jars().glob("hadoop-client-api-*.jar")).stem.rsplit("-", 1)[1]
+    return f"org.apache.hadoop:{name}:{version}"
+
+
 def s3a_packages() -> list[str]:
     """The package of the S3A that belongs to the Hadoop in pyspark; none where it is there already."""
     if on_a_cluster() or list(spark_jars().glob("hadoop-aws-*.jar")):
         return []
-    version = next(spark_jars().glob("hadoop-client-api-*.jar")).stem.rsplit("-", 1)[1]
-    package, megabytes = f"org.apache.hadoop:hadoop-aws:{version}", 280 if version < "3.4" else 600
-    return wanted(package, "Spark reads tables on S3", megabytes)
+    package = hadoop_package("hadoop-aws")
+    version = package.rpartition(":")[2]
+    return wanted(package, "Spark reads tables on S3", 280 if version < "3.4" else 600)
 
 
 def postgres_packages() -> list[str]:

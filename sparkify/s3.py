@@ -149,7 +149,7 @@ class S3Storage:
         if end is not None and end <= start:
             return b""
         part = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
-        with aws_calls(self.path(name), "s3:GetObject"):
+        with self._getting(name):
             content = self._read_plainly(name, part)
             if content is not None:
                 return content
@@ -181,7 +181,7 @@ class S3Storage:
         return None
 
     def _read_patiently(self, name: str, part: dict[str, str]) -> tuple[bytes, bool]:
-        """(the bytes, whether they are the whole object), by boto3. Raises FileNotFoundError."""
+        """(the bytes, whether they are the whole object), by boto3."""
         from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
 
         for attempt in range(5):  # boto3 repeats a request, but not one whose answer breaks off
@@ -189,11 +189,8 @@ class S3Storage:
                 answer = self.client.get_object(**self._object(name), **part)
                 return answer["Body"].read(), "ContentRange" not in answer
             except ClientError as error:
-                code = error.response["Error"].get("Code")
-                if code == "InvalidRange":  # it begins behind the end
+                if error.response["Error"].get("Code") == "InvalidRange":  # it begins behind the end
                     return b"", False
-                if code in ("NoSuchKey", "404"):
-                    raise self._missing(name) from None
                 raise
             except (HTTPClientError, IncompleteReadError):
                 if attempt == 4:
@@ -203,16 +200,22 @@ class S3Storage:
     def _missing(self, name: str) -> FileNotFoundError:
         return FileNotFoundError(errno.ENOENT, "no such object", self.path(name))
 
-    def open(self, name: str) -> BinaryIO:
+    @contextlib.contextmanager
+    def _getting(self, name: str) -> Iterator[None]:
+        """The calls that get an object. Raises FileNotFoundError where there is none."""
         from botocore.exceptions import ClientError
 
         with aws_calls(self.path(name), "s3:GetObject"):
             try:
-                size = self.client.head_object(**self._object(name))["ContentLength"]
+                yield
             except ClientError as error:
-                if error.response["Error"].get("Code") == "404":
+                if error.response["Error"].get("Code") in ("NoSuchKey", "404"):
                     raise self._missing(name) from None
                 raise
+
+    def open(self, name: str) -> BinaryIO:
+        with self._getting(name):
+            size = self.client.head_object(**self._object(name))["ContentLength"]
         return io.BufferedReader(S3File(self, name, size), OPENED_READ)
 
     # -- Writing

@@ -219,10 +219,7 @@ def stop(spark: SparkSession) -> None:
         java.stdin.close()
         whole = java.wait(60) == 0
     finally:  # Ctrl-C among the reasons
-        if not whole:
-            java.kill()
-            java.wait()
-        SparkContext._gateway = SparkContext._jvm = None
+        forget_java(java)
         keep_archive(*archive, whole)
 
 
@@ -237,9 +234,14 @@ def kill_java(spark: SparkSession) -> None:
     with contextlib.suppress(Exception):
         spark.stop()  # else pyspark complains of Java's end in a traceback
     if java:
-        java.kill()
-        java.wait()
-        SparkContext._gateway = SparkContext._jvm = None
+        forget_java(java)
+
+
+def forget_java(java: subprocess.Popen) -> None:
+    """End a Java, if it hasn't ended by itself, and let pyspark start another when it needs one."""
+    java.kill()
+    java.wait()
+    SparkContext._gateway = SparkContext._jvm = None
 
 
 def work_folder() -> str:
@@ -263,6 +265,11 @@ def size_shuffles(spark: SparkSession, input_bytes: int, small: bool) -> None:
     """Let a shuffle have as many tasks as an input of so many bytes wants: spark.sql.shuffle.partitions."""
     cores = spark.sparkContext.defaultParallelism
     spark.conf.set("spark.sql.shuffle.partitions", 1 if small else max(cores, input_bytes >> 25))
+
+
+def shuffle_tasks(spark: SparkSession) -> int:
+    """How many tasks a shuffle has: see size_shuffles."""
+    return int(spark.conf.get("spark.sql.shuffle.partitions"))
 
 
 def executors_have(spark: SparkSession, module: str) -> bool:

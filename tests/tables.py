@@ -12,7 +12,7 @@ import oracle
 import pyspark
 import pytest
 
-from sparkify.jars import jar_of
+from sparkify.jars import hadoop_package, jar_of
 
 ROOT = Path(__file__).resolve().parent.parent
 ETL = ROOT / "etl.py"
@@ -89,8 +89,7 @@ def environment(**changes):
 
 def hadoop_jar(name, *options):
     """The jar of a package of the Hadoop in pyspark; Spark downloads it, by options besides, if no run has done it."""
-    (hadoop,) = (Path(pyspark.__file__).parent / "jars").glob("hadoop-client-api-*.jar")
-    package = f"org.apache.hadoop:{name}:{hadoop.stem.rpartition('-')[2]}"
+    package = hadoop_package(name)
     jar = jar_of(package)
     if not jar.exists():
         submit = [Path(pyspark.__file__).parent / "bin/spark-submit", "--master", "local[1]", "--packages", package]

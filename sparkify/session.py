@@ -160,7 +160,7 @@ def start_context(settings: dict[str, str], work: str) -> None:
 def why_java_failed(settings: dict[str, str], log_path: str) -> str:
     """Why Java didn't start: a package that can't be downloaded, else what it said before it ended."""
     log = Path(log_path).read_text(errors="replace")
-    if re.search("unresolved dependency|download failed", log, re.I):
+    if "spark.jars.packages" in settings and re.search("unresolved dependency|download failed", log, re.I):
         return (
             f"can't download {settings['spark.jars.packages'].replace(',', ' and ')}, which is needed for S3 or a "
             f"database: put its jar, for S3 also that of the AWS SDK it depends on, into {spark_jars()}"

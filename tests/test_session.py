@@ -76,15 +76,17 @@ def test_too_little_memory_for_java_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("log", "said"),
+    ("settings", "log", "said"),
     [
-        ("Invalid maximum heap size: -Xmx99999g\n", "Java doesn't start: Invalid maximum heap size"),
-        ("Exception: [unresolved dependency: a#b;1: not found]\n", "can't download a:b:1, which is needed"),
+        ({"spark.jars.packages": "a:b:1"}, "Invalid maximum heap size\n", "Java doesn't start: Invalid maximum heap"),
+        ({"spark.jars.packages": "a:b:1"}, "[unresolved dependency: a#b;1]\n", "can't download a:b:1, which is needed"),
+        ({}, "Error: [unresolved dependency: c#d;1]\n", "Java doesn't start: Error: [unresolved dependency: c#d;1]"),
     ],
 )
-def test_with_a_package_to_download_the_reason_is_still_what_java_said(tmp_path, log, said):
+def test_a_download_is_the_reason_only_where_java_says_so(tmp_path, settings, log, said):
+    """The packages that a user names by PYSPARK_SUBMIT_ARGS aren't in the settings."""
     (tmp_path / "spark.log").write_text(log)
-    reason = session.why_java_failed({"spark.jars.packages": "a:b:1"}, str(tmp_path / "spark.log"))
+    reason = session.why_java_failed(settings, str(tmp_path / "spark.log"))
     assert reason.startswith(said)
 
 

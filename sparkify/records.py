@@ -26,8 +26,8 @@ TEXT_FIELDS = {"page", *[name for name, (_, kind) in [*SONG_FIELDS.items(), *EVE
 WHOLE = re.compile(r"[0-9]+(\.0+)?")
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
-Row = tuple[Any, ...]  # the columns of schema.RECORDS
-TS, USER_ID = map(list(RECORDS["logs"]).index, ("ts", "user_id"))  # where they stand in a row
+Row = list[Any]  # the columns of schema.RECORDS; a tuple would be made anew for is_latest
+TS, USER_ID, IS_LATEST = map(list(RECORDS["logs"]).index, ("ts", "user_id", "is_latest"))  # where they stand in a row
 USED = (None,) * len(RECORD_COLUMNS)  # how the row of a record begins that is used
 READ_TOGETHER = 100_000  # rows: of 40 MB of a log
 Judgement = tuple[Optional[str], Optional[list[Any]]]  # the reason of a rejection, the values of a record
@@ -47,7 +47,7 @@ def rows_in(kind: str, contents: Iterable[tuple[str, bytes]]) -> Iterator[Row]:
         except PlaceError as error:
             yield rejected(kind, UNREADABLE, error.place, f"{error.said}: {error.hint}".encode())
 
-    return rows() if kind == "songs" else with_latest(rows())
+    return rows() if kind == "songs" else latest_marked(rows())
 
 
 def song_rows(content: bytes, source: str) -> Iterator[Row]:
@@ -59,30 +59,29 @@ def song_rows(content: bytes, source: str) -> Iterator[Row]:
     found = list(judged_texts(content, judged_song))
     if all(reason == NOT_AN_OBJECT for _, reason, _ in found):
         found = [(content, NOT_AN_OBJECT, None)]
-    used = row_maker(content)
     for text, reason, values in found:
-        yield rejected("songs", reason, source, text) if reason else used(values)
+        yield rejected("songs", reason, source, text) if reason else [*USED, *values]
 
 
 def event_rows(content: bytes, source: str) -> Iterator[Row]:
-    """A log, or whole lines of one -> the rows of its plays and its rejected events: RECORDS['logs'] but is_latest.
+    """A log, or whole lines of one -> the rows of its plays and its rejected events, by RECORDS['logs'].
 
-    Events that are no plays are counted: a last row has their number.
+    No play is marked as the latest yet. Events that are no plays are counted: a last row has their number.
     """
-    others, used = 0, row_maker(content)
+    others = 0
     for text, reason, values in judged_texts(without_mark(content), event_judge()):
         if reason:
             yield rejected("logs", reason, source, text)
         elif values:
-            yield used(values)
+            yield [*USED, *values, False]
         else:
             others += 1
     if others:
-        yield (None, None, None, others, *[None] * len(EVENT_FIELDS))
+        yield [None, None, None, others, *[None] * len(EVENT_FIELDS), False]
 
 
-def with_latest(rows: Iterable[Row]) -> Iterator[Row]:
-    """Rows of events with is_latest, by RECORDS['logs']: READ_TOGETHER of them are looked at together."""
+def latest_marked(rows: Iterable[Row]) -> Iterator[Row]:
+    """Rows of events, with is_latest as it is: READ_TOGETHER of them are looked at together."""
     waiting = iter(rows)
     while together := list(itertools.islice(waiting, READ_TOGETHER)):
         latest: dict[int, int] = {}  # user_id -> ts
@@ -91,7 +90,8 @@ def with_latest(rows: Iterable[Row]) -> Iterator[Row]:
             if ts is not None and ts > latest.get(user_id, -1):
                 latest[user_id] = ts
         for row in together:
-            yield (*row, row[TS] is not None and row[TS] == latest[row[USER_ID]])
+            row[IS_LATEST] = row[TS] is not None and row[TS] == latest[row[USER_ID]]
+        yield from together
 
 
 def judged_texts(content: bytes, judge: Callable[[Any], Judgement]) -> Iterator[tuple[bytes, Optional[str], Any]]:
@@ -244,22 +244,10 @@ class Memo(dict):
         return made
 
 
-def row_maker(content: bytes) -> Callable[[list[Any]], Row]:
-    """A function from the values of a record in a content to its row."""
-    if b"\\ud" in content or b"\\uD" in content:
-        return lambda values: (*USED, *map(whole_characters, values))
-    return lambda values: (*USED, *values)
-
-
 def rejected(kind: str, reason: str, source: str, raw: bytes) -> Row:
     """The row of a record that can't be used, or, with the reason UNREADABLE, of a file."""
-    others_and_fields = 1 + len(SONG_FIELDS if kind == "songs" else EVENT_FIELDS)
-    return (reason, source, raw.decode("utf-8", "replace"), *[None] * others_and_fields)
-
-
-def whole_characters(value: Any) -> Any:
-    """A text with ? for halves of characters, which JSON's escapes can name and UTF-8 can't."""
-    return value.encode("utf-8", "replace").decode() if type(value) is str and not value.isascii() else value
+    about = [reason, source, raw.decode("utf-8", "replace")]
+    return about + [None] * (len(RECORDS[kind]) - len(about))
 
 
 # --- One value --------------------------------------------------------------------------------------------------------
@@ -267,23 +255,24 @@ def whole_characters(value: Any) -> Any:
 
 def whole_number(value: Any) -> Optional[int]:
     """A whole number from 0 up to bigint's, as a JSON number or in a string: 7, '007', 26.0, '26.0'."""
+    if type(value) is int:
+        return value if 0 <= value < 1 << 63 else None
+    if type(value) is float and abs(value) < EXACT and value.is_integer():
+        return whole_number(int(value))
     if type(value) is str and WHOLE.fullmatch(value):
         digits, point, _ = value.partition(".")
-        value = int(digits) if len(digits) < 20 else int(digits.lstrip("0")[:20] or 0)
-        if point and value >= EXACT:
-            return None
-    if type(value) is float and abs(value) < EXACT and value.is_integer():
-        value = int(value)
-    return value if type(value) is int and 0 <= value < 1 << 63 else None
+        exact = int(digits) if len(digits) < 20 else int(digits.lstrip("0")[:20] or 0)
+        return None if point and exact >= EXACT else whole_number(exact)
+    return None
 
 
 def number(value: Any) -> Optional[float]:
     """A number that a double can hold, as a JSON number or in a string."""
-    if type(value) is str and NUMBER.fullmatch(value):
-        value = float(value)
+    if type(value) is float:
+        return value if math.isfinite(value) else None
     if type(value) is int and abs(value) < 10**308:
-        value = float(value)
-    return value if type(value) is float and math.isfinite(value) else None
+        return float(value)
+    return number(float(value)) if type(value) is str and NUMBER.fullmatch(value) else None
 
 
 def small_number(value: Any) -> Optional[int]:
@@ -295,9 +284,12 @@ def small_number(value: Any) -> Optional[int]:
 
 
 def text(value: Any) -> Optional[str]:
-    """A text that isn't empty; a whole number as its text. Raises InexactError for what may be a whole number."""
+    """A text that isn't empty; a whole number as its text. Raises InexactError for what may be a whole number.
+
+    It has a ? for each half of a character, which JSON's escapes can name and UTF-8 can't.
+    """
     if type(value) is str:
-        return value or None
+        return (value if value.isascii() else value.encode("utf-8", "replace").decode()) or None
     if type(value) is float:
         raise InexactError
     return str(value) if type(value) is int else None

@@ -2,7 +2,7 @@
 
 Only this module and java.py use what isn't public in pyspark and py4j, and each use has a public way beside it or ends
 in an error of one line: launch_gateway and SparkContext(gateway=…) (what Java says goes to a file), _jvm and
-_jsparkSession with _jrdd (rows of the driver without Python workers; else createDataFrame), _jsparkSession with
+_jsparkSession with _jrdd (rows of Python as a DataFrame; else createDataFrame), _jsparkSession with
 sessionState (what kind of statement a query is), _jsc (S3A's keys, which must not be in Spark's settings), _gateway
 (to wait for Java's end, or to make it), _jvm (a database's driver: Spark's own writer has no way to run DDL).
 """
@@ -24,7 +24,7 @@ from typing import Any, Optional
 
 import pyspark
 from py4j.protocol import Py4JError
-from pyspark import SparkConf, SparkContext
+from pyspark import RDD, SparkConf, SparkContext
 from pyspark.errors import ParseException, PySparkException
 from pyspark.java_gateway import launch_gateway
 from pyspark.sql import DataFrame, SparkSession
@@ -286,23 +286,20 @@ def executors_have(spark: SparkSession, module: str) -> bool:
     return all(spark.sparkContext.parallelize(range(cores), cores).mapPartitions(tried).collect())
 
 
-def rows_from_driver(spark: SparkSession, rows: list[tuple[Any, ...]], columns: dict[str, str]) -> DataFrame:
-    """Rows that the driver holds, as a DataFrame of one partition with columns, {name: type}.
+def frame_of(spark: SparkSession, rows: RDD, columns: dict[str, str]) -> DataFrame:
+    """Rows, lists of Python's values, as a DataFrame with columns, {name: type}.
 
-    createDataFrame alone would start Python workers, which takes a second.
+    createDataFrame would look at each row in Python once more: 0.2 µs a row, and a second until there are workers.
     """
     try:
         schema = StructType()
         for name, kind in columns.items():
             schema.add(name, {"int": "integer", "bigint": "long"}.get(kind, kind))
         serde = spark._jvm.SerDeUtil
-        pickled = spark.sparkContext.parallelize(rows, 1)._jrdd
-        in_java = serde.toJavaArray(serde.pythonToJava(pickled, True)).rdd()
-        frame = DataFrame(spark._jsparkSession.applySchemaToPythonRDD(in_java, schema.json()), spark)
+        in_java = serde.toJavaArray(serde.pythonToJava(rows._jrdd, True)).rdd()
+        return DataFrame(spark._jsparkSession.applySchemaToPythonRDD(in_java, schema.json()), spark)
     except (AttributeError, TypeError, Py4JError):
-        frame = spark.createDataFrame(rows, ddl(columns))
-    # Kept as they are: a cache of columns would compile code for itself. Spark knows that it is one partition.
-    return frame.coalesce(1).localCheckpoint(False)
+        return spark.createDataFrame(rows, ddl(columns), verifySchema=False)
 
 
 def parse_query(spark: SparkSession, sql: str) -> bool:

@@ -25,8 +25,8 @@ from sparkify.java import on_a_cluster
 from sparkify.places import DATA_FOLDERS, is_hidden, is_s3, literal_path
 from sparkify.records import UNREADABLE, Row, is_by_line, rows_in
 from sparkify.report import say
-from sparkify.schema import RECORDS, ddl
-from sparkify.session import executors_have, is_local, rows_from_driver, size_shuffles, use_s3a
+from sparkify.schema import RECORDS
+from sparkify.session import executors_have, frame_of, is_local, size_shuffles, use_s3a
 from sparkify.storage import storage_of
 
 KINDS = {"songs": "song", "logs": "log"}  # kind of records -> how its folders and zips begin
@@ -100,7 +100,9 @@ class Input:
         cloudpickle.register_pickle_by_value(sparkify)  # the executors may have no such package
         files = self.files[kind]
         if kind in self._ahead:
-            return rows_from_driver(spark, self._ahead[kind].result(), RECORDS[kind])
+            rows = spark.sparkContext.parallelize(self._ahead[kind].result(), 1)
+            # Kept as they are: a cache of columns would compile code for itself. Spark knows that it is one partition.
+            return frame_of(spark, rows, RECORDS[kind]).coalesce(1).localCheckpoint(False)
         if is_s3(self.storage.place) and not is_local(spark) and not executors_have(spark, "boto3"):
             use_s3a(spark, self.storage.aws)
             rows = read_by_hadoop(spark, self.storage, kind, files)
@@ -108,7 +110,7 @@ class Input:
             shares = shares_of(self.storage, files, spark.sparkContext.defaultParallelism)
             read = functools.partial(rows_in_a_task, self.storage, kind)
             rows = spark.sparkContext.parallelize(shares, len(shares)).flatMap(read)
-        return spark.createDataFrame(rows, ddl(RECORDS[kind]), verifySchema=False).persist(StorageLevel.MEMORY_AND_DISK)
+        return frame_of(spark, rows, RECORDS[kind]).persist(StorageLevel.MEMORY_AND_DISK)
 
 
 def find_input(place: str, aws: Optional[dict[str, str]] = None) -> Input:

@@ -91,12 +91,11 @@ def test_a_download_is_the_reason_only_where_java_says_so(tmp_path, settings, lo
 
 
 @pytest.mark.parametrize("way", ["private", "public"])
-def test_rows_of_the_driver_are_one_partition_with_their_columns(spark, monkeypatch, way):
-    values = [(None, None, None, None, 1, 2, 3, 4, "paid", None, "é😀", "s", "a", 1.5, None, "x\0y", "F", True)]
-    values.append((None,) * len(RECORDS["logs"]))
+def test_rows_of_python_are_a_frame_with_their_columns(spark, monkeypatch, way):
+    values = [[None, None, None, None, 1, 2, 3, 4, "paid", None, "é😀", "s", "a", 1.5, None, "x\0y", "F", True]]
+    values.append([None] * len(RECORDS["logs"]))
     if way == "public":
         monkeypatch.setattr(session, "DataFrame", None)
-    found = session.rows_from_driver(spark, values, RECORDS["logs"])
-    assert [tuple(row) for row in found.collect()] == values
-    assert found.rdd.getNumPartitions() == 1
+    found = session.frame_of(spark, spark.sparkContext.parallelize(values, 1), RECORDS["logs"])
+    assert [list(row) for row in found.collect()] == values
     assert found.schema == frame(spark, "logs", []).schema

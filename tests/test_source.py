@@ -137,11 +137,11 @@ def test_an_object_that_is_gone_after_the_listing_is_named(fast_endpoint, start)
     storage = storage_at(fast_endpoint, "s3://gone")
     put(client_of(fast_endpoint), "gone", {})
     (row,) = rows_of(storage, "logs", [File("log_data/a.json", 5, start=start)])
-    assert row[:3] == (
+    assert row[:3] == [
         UNREADABLE,
         "s3://gone/log_data/a.json",
         "it was there when the run began, and is gone: run it again while nobody changes the input",
-    )
+    ]
 
 
 def test_a_file_that_is_gone_after_the_listing_is_named(spark, place):
@@ -162,7 +162,7 @@ def test_a_damaged_member_of_a_zip_is_named(place, old, new):
     path.write_bytes(path.read_bytes().replace(old, new))
     found = find_input(str(place))
     *_, row = rows_of(found.storage, "logs", found.files["logs"])
-    assert row[:2] == (UNREADABLE, f"{path}!a.json")
+    assert row[:2] == [UNREADABLE, f"{path}!a.json"]
     assert json.dumps(row[2])
 
 

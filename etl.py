@@ -42,14 +42,16 @@ try:
     from sparkify.config import MAX_REJECTED, Settings, read_settings
     from sparkify.emr import run_on_emr, stop_cluster
     from sparkify.ending import Ending
+    from sparkify.jars import postgres_packages
     from sparkify.jdbc import Target
-    from sparkify.load import UNCHANGED, check_load, load_only, load_packages, load_tables, load_target
+    from sparkify.load import UNCHANGED, load_only, load_target
     from sparkify.lock import Lock
     from sparkify.parallel import side_by_side
+    from sparkify.postgres import check_load, load_tables
     from sparkify.publish import check_output, last_published, new_run_id, prepare, publish, recover_only, staging_of
     from sparkify.query import ask, open_tables, query
     from sparkify.redshift import load_registered, print_sql
-    from sparkify.report import Steps, conclude, logs_in_report, much_smaller, songs_in_report, tables_in_report
+    from sparkify.report import Steps, conclude, logs_in_report, much_smaller, say, songs_in_report, tables_in_report
     from sparkify.schema import (
         ARTIST_KEY,
         ARTIST_VALUES,
@@ -270,9 +272,9 @@ def process_log_data(
         counts, planned = side_by_side(functools.partial(count_records, records), tables)
     write_rejected(records, "logs", counts, max_rejected, output_data)
     if counts.used and counts.last < JANUARY_1970:
-        steps.say("etl.py: warning: all plays are in January 1970: is ts in seconds? It is read as milliseconds")
+        say("etl.py: warning: all plays are in January 1970: is ts in seconds? It is read as milliseconds")
     elif not counts.used:
-        steps.say("etl.py: warning: no event is a play: songplays, users and time are empty")
+        say("etl.py: warning: no event is a play: songplays, users and time are empty")
     return Made(counts, write_tables(planned, output_data, steps, empty=not counts.used))
 
 
@@ -292,9 +294,10 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
             ending.outcome = "nothing is published"
             source.read_ahead()
             with steps("start Spark"):
-                spark = held.enter_context(session(ending.work, source.is_small, load_packages(into)))
-            check_load(spark, into)
-            prepare(output, lock, steps.say)
+                spark = held.enter_context(session(ending.work, source.is_small, postgres_packages() if into else []))
+            if into:
+                check_load(spark, into)
+            prepare(output, lock)
             with steps.bar(spark), staged(spark, output, run_id, ending.work) as staging:
                 arguments = spark, source, staging, settings.max_rejected, steps
                 songs, logs = side_by_side(
@@ -306,7 +309,7 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
                     audit_rejected(spark, staging, {"songs": songs.records, "logs": logs.records})
                 rows = {table: written.rows for table, written in {**songs.tables, **logs.tables}.items()}
                 for warning in much_smaller((last_published(output) or {}).get("rows", {}), rows):
-                    steps.say(warning)
+                    say(warning)
                 with steps("publish"):
                     if staging != output.path(staging_of(run_id)):
                         output.upload(staging, staging_of(run_id))
@@ -329,7 +332,8 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
         try:
             register_published(settings)
             if into:
-                report["load"] = load_tables(spark, into, output, staging, steps)
+                about = {"run_id": run_id, "rows": {table: rows[table] for table in TABLES}}
+                report["load"] = load_tables(spark, into, output, about, staging, steps)
                 ending.outcome = "the tables are published, and loaded"
         finally:
             report["seconds"] = steps.since_start()  # with the load

@@ -504,10 +504,6 @@ def write_catalogue(target, rand, songs):
     return listed
 
 
-def day_of(ts):
-    return EPOCH + datetime.timedelta(days=ts // DAY)
-
-
 def write_log(target, events, large):
     """(ts, line) in the order of ts -> one file a day (UTC). large says that one may pass 2 GiB."""
     day_ends, file = 0, None
@@ -516,7 +512,8 @@ def write_log(target, events, large):
             if file:
                 file.close()
             day_ends = ts - ts % DAY + DAY
-            file = open_text(target, day_of(ts).strftime("log_data/%Y/%m/%Y-%m-%d-events.json"), large)
+            day = EPOCH + datetime.timedelta(days=ts // DAY)
+            file = open_text(target, day.strftime("log_data/%Y/%m/%Y-%m-%d-events.json"), large)
         file.write(line)
     if file:
         file.close()

@@ -119,8 +119,11 @@ class Catalog:
         from botocore.exceptions import ClientError
 
         with aws_calls(str(self.database), f"glue:{operation}"):
+            name = xform_name(operation)
             try:
-                return getattr(self.client, xform_name(operation))(**self.which, **arguments)
+                if self.client.can_paginate(name):
+                    return self.client.get_paginator(name).paginate(**self.which, **arguments).build_full_result()
+                return getattr(self.client, name)(**self.which, **arguments)
             except ClientError as error:
                 code, message = said_by_aws(error)
                 if code not in AGAIN:
@@ -163,14 +166,9 @@ class Catalog:
         return found
 
     def partitions(self, table: str) -> dict[Values, dict[str, Any]]:
-        """The partitions of a table, page by page."""
-        found, page = {}, {}
-        while True:
-            answer = self.call("GetPartitions", DatabaseName=self.database.name, TableName=table, **page)
-            found.update({tuple(partition["Values"]): partition for partition in answer["Partitions"]})
-            if not answer.get("NextToken"):
-                return found
-            page = {"NextToken": answer["NextToken"]}
+        """The partitions of a table."""
+        found = self.call("GetPartitions", DatabaseName=self.database.name, TableName=table)["Partitions"]
+        return {tuple(partition["Values"]): partition for partition in found}
 
     def batch(self, operation: str, table: str, key: str, items: list[dict[str, Any]], size: int) -> None:
         """Send partitions, so many a call. Raises Unfinished when Glue hasn't done all of them."""
@@ -303,6 +301,4 @@ def _opened(settings: Settings) -> tuple[Any, Catalog]:
     output = storage_of(settings.output, settings.aws)
     if output.aws.get("anonymous"):
         raise UsageError("--catalog needs credentials, and there are none: run `aws configure`, or fill in dl.cfg")
-    with aws_calls(str(database), "glue:GetDatabase"):
-        client = aws_client(output.aws, "glue")
-    return output, Catalog(client, database)
+    return output, Catalog(aws_client(output.aws, "glue"), database)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import codecs
 import configparser
 import contextlib
 import difflib
@@ -269,7 +268,7 @@ def _text_of(path: str) -> str:
     except OSError as error:
         hint = "copy dl.cfg.example to it, or leave --config out"
         raise UsageError(f"can't read the configuration {path}: {error.strerror}: {hint}") from None
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in content:
+    if b"\0" in content:  # each letter of it has one
         raise UsageError(f"{path} is UTF-16: save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
@@ -298,14 +297,10 @@ def _unknown(key: str, section: str) -> str:
 
 def _with_variables(place: str, said: str) -> str:
     """A place with the values of its variables, $HOME or ${HOME}."""
-
-    def value(match: re.Match) -> str:
-        name = match[1] or match[2]
+    for name in re.findall(r"\$\{?([A-Za-z_]\w*)", place):
         if name not in os.environ:
             raise UsageError(f"{said} uses ${name}, which isn't set: set it, or write the folder out")
-        return os.environ[name]
-
-    return re.sub(r"\$(?:([A-Za-z_]\w*)|\{(\w+)\})", value, place)
+    return os.path.expandvars(place)
 
 
 # ---- Places ----------------------------------------------------------------------------------------------

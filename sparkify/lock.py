@@ -58,7 +58,7 @@ class Lock:
 
     def __enter__(self) -> "Lock":
         owner, silence, version = self.read()
-        if owner is not None:
+        if version:
             if not self.may_take(owner, silence):
                 raise self.refusal(owner)
             run = owner.get("run_id", "without a name")
@@ -68,7 +68,7 @@ class Lock:
             self.storage.write_if(LOCK, self.text, version)
             owner, _, _ = self.read()
             if not self.is_ours(owner):
-                raise self.refusal(owner or {})
+                raise self.refusal(owner)
         except BaseException:
             HELD.discard(self.run_id)
             raise
@@ -87,7 +87,7 @@ class Lock:
         owner, _, _ = self.read()
         if not self.is_ours(owner):
             raise JobError(
-                f"the lock of {self.storage.place} was taken over by {named(owner or {})}: this run was silent for "
+                f"the lock of {self.storage.place} was taken over by {named(owner)}: this run was silent for "
                 f"{SILENCE} seconds, or somebody used --recover"
             )
 
@@ -99,8 +99,8 @@ class Lock:
             return owner.get("machine") != this_machine()
         return silence >= SILENCE
 
-    def is_ours(self, owner: Optional[dict]) -> bool:
-        return owner is not None and owner.get("run_id") == self.run_id
+    def is_ours(self, owner: dict) -> bool:
+        return owner.get("run_id") == self.run_id
 
     def refusal(self, owner: dict) -> UsageError:
         if self.take:
@@ -120,12 +120,9 @@ class Lock:
                 if self.is_ours(owner):
                     self.storage.write_if(LOCK, self.text, version)
 
-    def read(self) -> tuple[Optional[dict], float, Any]:
-        """(what the lock says of its owner, seconds since it was renewed, its version); (None, 0, None) without one."""
-        stored = self.storage.stored(LOCK)
-        if stored is None:
-            return None, 0, None
-        text, silence, version = stored
+    def read(self) -> tuple[dict, float, Any]:
+        """(what the lock says of its owner, seconds since it was renewed, its version); ({}, 0, None) without one."""
+        text, silence, version = self.storage.stored(LOCK) or (b"{}", 0, None)
         try:
             owner = json.loads(text)
         except ValueError:  # it is just being written

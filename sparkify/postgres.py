@@ -6,9 +6,10 @@ What a dead load has left is dropped by the next one, which has the advisory loc
 """
 
 import contextlib
+import os
 import time
 import uuid
-from typing import Callable, NamedTuple
+from typing import Any
 
 from py4j.protocol import Py4JError
 from pyspark.sql import DataFrame, SparkSession
@@ -17,8 +18,9 @@ from pyspark.sql import functions as F
 from sparkify.errors import JobError, UsageError
 from sparkify.jdbc import DRIVER, Database, Target, code_of, database_calls, literal, quoted
 from sparkify.parallel import in_parallel
+from sparkify.publish import published
 from sparkify.query import read_table
-from sparkify.report import Steps, pause
+from sparkify.report import Steps, Watch, loaded_in_words, pause, say
 from sparkify.schema import DESCRIPTIONS, NOT_NULL, REFERENCES, TABLES
 
 TYPES = {"bigint": "bigint", "int": "integer", "double": "double precision", "string": "text"}
@@ -40,82 +42,83 @@ LOADS = """(
 )"""
 
 
-class Published(NamedTuple):
-    """What is to be loaded: the run, the rows of each of its tables, and the folder where they are."""
-
-    run_id: str
-    rows: dict[str, int]
-    place: str
-
-
-class Patience:
-    """Waits half a second at a time, at most some seconds in all; what for is said the first time."""
-
-    def __init__(self, seconds: float, steps: Steps):
-        self.end, self.steps, self.has_said = time.monotonic() + seconds, steps, False
-
-    def wait(self, what_for: str, refusal: str) -> None:
-        """Raise JobError with the refusal once the seconds are over."""
-        if time.monotonic() > self.end:
-            raise JobError(refusal)
-        if not self.has_said:
-            self.steps.say(what_for)
-            self.has_said = True
-        time.sleep(0.5)
-
-
 # --- The whole load ---------------------------------------------------------------------------------------------------
 
 
-def check(spark: SparkSession, target: Target) -> None:
-    """Raise UsageError where a load can't begin: no connection, no right to create."""
+def check_load(spark: SparkSession, target: Target) -> None:
+    """Raise UsageError where a load can't begin: no connection, no right to make schemas, or tables in that there."""
+    schema = literal(target.schema)
     with database_calls(target, UsageError), contextlib.closing(Database(spark, target)) as database:
-        _check_rights(database, target)
+        ((database_name, user, may_make, may_fill),) = database.ask(
+            "SELECT current_database(), current_user, has_database_privilege(current_database(), 'CREATE'), "
+            f"(SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = {schema})"
+        )
+    grant = None
+    if may_make != "t":
+        grant = f"DATABASE {quoted(database_name)}"
+    elif may_fill == "f":
+        grant = f"SCHEMA {quoted(target.schema)}"
+    if grant:
+        raise UsageError(f"{target.place}: {user} may not create there: GRANT CREATE ON {grant} TO {quoted(user)}")
 
 
-def load(spark: SparkSession, target: Target, published: Published, is_same: Callable[[], bool], steps: Steps) -> dict:
-    """Load tables; gives what a report says of it. is_same: whether they are still the ones of published.
+def load_tables(
+    spark: SparkSession, target: Target, storage: Any, about: dict[str, Any], copy: str, steps: Steps
+) -> dict[str, Any]:
+    """Load what is published in a storage; gives what a report says of it. copy: a folder that may have it, too.
 
     Raises JobError, and the database is as it was before.
     """
-    about = {"into": target.place, "schema": target.schema, "run_id": published.run_id, "rows": published.rows}
+    place = copy if os.path.isdir(os.path.join(copy, "songplays")) else storage.place  # what is here needs no S3A
+    loaded = {"into": target.place, "schema": target.schema, **about}
+
+    def is_same() -> bool:
+        with contextlib.suppress(UsageError):
+            return published(storage) == about
+        return False
+
     with database_calls(target), contextlib.closing(Database(spark, target)) as database:
         with steps("wait for other loads"):
-            _lock(database, target, steps)
-        if _loaded_run(database, target) == published.run_id:
-            return {**about, "loaded": False, "replaced": 0}
-        _drop_leftovers(database, target, steps)
+            _lock(database, target)
+        if _loaded_run(database, target) == about["run_id"]:
+            say(f"run {about['run_id']} is in {target.place}, schema {target.schema} already: nothing was loaded")
+            return {**loaded, "loaded": False, "replaced": 0}
+        _drop_leftovers(database, target)
         _check_tables(database, target)
         staging = f"{target.schema}_load_{uuid.uuid4().hex[:8]}"
         try:
             with steps("load tables"):
-                _create(database, staging, target, published.run_id)
+                _create(database, staging, target, about["run_id"])
                 with steps.bar(spark):
-                    replaced = _write(spark, target, published, staging)
+                    replaced = _write(spark, target, place, about["rows"], staging)
             with steps("load keys"):
                 _add_references(database, staging)
-                _count(database, staging, published.rows, target)
+                _count(database, staging, about["rows"], target)
             if not is_same():
-                raise JobError(f"{target.place}: the tables in {published.place} were replaced while they were loaded")
+                raise JobError(f"{target.place}: the tables in {place} were replaced while they were loaded")
             with steps("swap"):
-                _swap(database, target, staging, published, steps)
+                _swap(database, target, staging, about)
         except Exception as error:
             with contextlib.suppress(Exception):
                 database.do(f"DROP SCHEMA IF EXISTS {quoted(staging)} CASCADE")
             if isinstance(error, JobError) or is_same():
                 raise
-            raise JobError(
-                f"{target.place}: the tables in {published.place} were replaced while they were read"
-            ) from None
-    return {**about, "loaded": True, "replaced": replaced}
+            raise JobError(f"{target.place}: the tables in {place} were replaced while they were read") from None
+    nul = f"; in {replaced:,} rows a NUL became U+FFFD" if replaced else ""
+    say(loaded_in_words(target.place, target.schema, about["run_id"], about["rows"]) + nul)
+    return {**loaded, "loaded": True, "replaced": replaced}
 
 
-def _lock(database: Database, target: Target, steps: Steps) -> None:
+def _lock(database: Database, target: Target) -> None:
     """Wait until no other load into the schema is under way. The lock goes with the connection, however that ends."""
     key = f"hashtext('sparkify-etl'), hashtext({literal(target.schema)})"
-    patience, other = Patience(LOCK_WAIT, steps), f"another load into schema {target.schema} is under way"
+    watch, end = Watch(), time.monotonic() + LOCK_WAIT
     while database.ask(f"SELECT pg_try_advisory_lock({key})") != [("t",)]:
-        patience.wait(f"{other}: waiting for it", f"{target.place}: {other}: wait until it ends")
+        other = f"another load into schema {target.schema} is under way"
+        if time.monotonic() > end:
+            raise JobError(f"{target.place}: {other}: wait until it ends")
+        watch.show(f"{other}: waiting for it")
+        time.sleep(0.5)
 
 
 def _loaded_run(database: Database, target: Target) -> str:
@@ -127,7 +130,7 @@ def _loaded_run(database: Database, target: Target) -> str:
     return found[0][0] if found else ""
 
 
-def _drop_leftovers(database: Database, target: Target, steps: Steps) -> None:
+def _drop_leftovers(database: Database, target: Target) -> None:
     """Drop what loads have left that were killed: the lock says that none is under way."""
     begins = literal(f"{MARK}{quoted(target.schema)} ")
     left = database.ask(
@@ -136,26 +139,10 @@ def _drop_leftovers(database: Database, target: Target, steps: Steps) -> None:
     )
     for schema, comment in left:
         database.do(f"DROP SCHEMA {quoted(schema)} CASCADE")
-        steps.say(f"dropped what the load of run {comment.rpartition(' ')[2]} left in {target.place}")
+        say(f"dropped what the load of run {comment.rpartition(' ')[2]} left in {target.place}")
 
 
 # --- Before anything is written ---------------------------------------------------------------------------------------
-
-
-def _check_rights(database: Database, target: Target) -> None:
-    """Raise UsageError where the user can't make schemas, or tables in the one that is there."""
-    schema = literal(target.schema)
-    ((database_name, user, may_make, may_fill),) = database.ask(
-        "SELECT current_database(), current_user, has_database_privilege(current_database(), 'CREATE'), "
-        f"(SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = {schema})"
-    )
-    grant = None
-    if may_make != "t":
-        grant = f"DATABASE {quoted(database_name)}"
-    elif may_fill == "f":
-        grant = f"SCHEMA {quoted(target.schema)}"
-    if grant:
-        raise UsageError(f"{target.place}: {user} may not create there: GRANT CREATE ON {grant} TO {quoted(user)}")
 
 
 def _old_tables(database: Database, target: Target) -> dict[str, str]:
@@ -219,15 +206,15 @@ def _create(database: Database, staging: str, target: Target, run_id: str) -> No
     database.do(*statements)
 
 
-def _write(spark: SparkSession, target: Target, published: Published, staging: str) -> int:
+def _write(spark: SparkSession, target: Target, place: str, rows_of: dict[str, int], staging: str) -> int:
     """Write the five tables side by side, each with its key and its indexes; gives how many rows had a NUL."""
     options = {"url": target.url, "driver": DRIVER, **target.properties}
     options.update({"numPartitions": str(WRITERS), "batchsize": str(BATCH)})
     cores = min(WRITERS, spark.sparkContext.defaultParallelism)
 
     def write(table: str) -> int:
-        rows, with_nul = _without_nul(read_table(spark, published.place, table), table)
-        if published.rows[table] > MANY_ROWS and len(rows.inputFiles()) < cores:  # a file is mostly read by one task
+        rows, with_nul = _without_nul(read_table(spark, place, table), table)
+        if rows_of[table] > MANY_ROWS and len(rows.inputFiles()) < cores:  # a file is mostly read by one task
             rows = rows.repartition(cores, TABLES[table].key)
         rows.write.format("jdbc").options(**options, dbtable=quoted(staging, table)).mode("append").save()
         with contextlib.closing(Database(spark, target)) as database:
@@ -276,13 +263,13 @@ def _count(database: Database, staging: str, rows: dict[str, int], target: Targe
 # --- Swapped ----------------------------------------------------------------------------------------------------------
 
 
-def _swap(database: Database, target: Target, staging: str, published: Published, steps: Steps) -> None:
+def _swap(database: Database, target: Target, staging: str, about: dict[str, Any]) -> None:
     """Put the new tables in the place of the old ones, as soon as nobody reads these."""
-    patience = Patience(SWAP_WAIT, steps)
+    watch, end = Watch(), time.monotonic() + SWAP_WAIT
     while True:
         try:
             with database.transaction():
-                _swap_now(database, target, staging, published)
+                _swap_now(database, target, staging, about)
                 pause("swap before commit")
             return
         except Py4JError as error:
@@ -291,13 +278,13 @@ def _swap(database: Database, target: Target, staging: str, published: Published
             if code_of(error) not in (NOT_LOCKED, DEADLOCK):
                 raise
         readers = _readers(database, target)
-        patience.wait(
-            f"waiting for who uses the old tables: {readers}",
-            f"{target.place}: the old tables are in use all the time, by {readers}: end that, or wait",
-        )
+        if time.monotonic() > end:
+            raise JobError(f"{target.place}: the old tables are in use all the time, by {readers}: end that, or wait")
+        watch.show(f"waiting for who uses the old tables: {readers}")
+        time.sleep(0.5)
 
 
-def _swap_now(database: Database, target: Target, staging: str, published: Published) -> None:
+def _swap_now(database: Database, target: Target, staging: str, about: dict[str, Any]) -> None:
     """The statements of a swap. The grants are asked for behind the lock, so that none is lost."""
     old = [quoted(target.schema, table) for table in _old_tables(database, target)]
     grants = []
@@ -312,7 +299,7 @@ def _swap_now(database: Database, target: Target, staging: str, published: Publi
     if not _has_loads(database, target):
         database.do(f"CREATE TABLE {loads} {LOADS.format(', '.join(f'{column} bigint' for column in columns))}")
         database.do(f"COMMENT ON TABLE {loads} IS {literal(ABOUT_LOADS)}")
-    values = ", ".join([literal(published.run_id), *[str(published.rows[table]) for table in TABLES]])
+    values = ", ".join([literal(about["run_id"]), *[str(about["rows"][table]) for table in TABLES]])
     database.do(f"INSERT INTO {loads} (run_id, {', '.join(columns)}) VALUES ({values})")
     database.do(f"DROP SCHEMA {quoted(staging)}", *grants)
 

@@ -11,14 +11,14 @@ import re
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Optional
 
 from sparkify.errors import JobError, PlaceError, UsageError
 from sparkify.lock import LOCK, Lock
 from sparkify.parallel import in_parallel
 from sparkify.places import DATA_FOLDERS, bucket_and_key, data_files, is_hidden, is_s3
-from sparkify.report import pause
+from sparkify.report import pause, say
 from sparkify.schema import STAGED, TABLES
 from sparkify.storage import LocalStorage
 
@@ -38,7 +38,7 @@ def staging_of(run_id: str) -> str:
     return f"_staging/{run_id}"
 
 
-def prepare(storage: Any, lock: Lock, say: Callable[[str], None]) -> None:
+def prepare(storage: Any, lock: Lock) -> None:
     """Complete what was interrupted before, and remove what dead runs have left; each is said."""
     if recovered := recover(storage, lock):
         say(f"finished publishing run {recovered}, which was interrupted")
@@ -109,7 +109,8 @@ def last_published(storage: Any) -> Optional[dict[str, Any]]:
     """{"run_id": of the run that has published last, "rows": {table: how many}}, or None where that isn't known."""
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
         about = json.loads(storage.read(PUBLISHED))
-        return {"run_id": str(about["run_id"]), "rows": {table: int(about["rows"][table]) for table in TABLES}}
+        if re.fullmatch(RUN_ID_FORM, about["run_id"]):  # it will stand in SQL
+            return {"run_id": about["run_id"], "rows": {table: int(about["rows"][table]) for table in TABLES}}
     return None
 
 

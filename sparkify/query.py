@@ -56,14 +56,10 @@ def open_tables(spark: SparkSession, place: str) -> dict[str, DataFrame]:
     return tables
 
 
-def tables_size(storage: Any) -> int:
-    """The bytes of the five tables in a storage."""
-    return sum(sum(storage.list(table).values()) for table in TABLES)
-
-
 @contextlib.contextmanager
-def tables_session(storage: Any, work: str, size: int, packages: Sequence[str] = ()) -> Iterator[SparkSession]:
-    """The session of a block that reads the tables of a storage, of that size; packages as in spark_session."""
+def tables_session(storage: Any, work: str, packages: Sequence[str] = ()) -> Iterator[SparkSession]:
+    """The session of a block that reads the tables of a storage; packages as in spark_session."""
+    size = sum(sum(storage.list(table).values()) for table in TABLES)
     is_small, on_s3 = 0 < size < SMALL_TABLES, is_s3(storage.place)
     with session(work, is_small, [*packages, *(s3a_packages() if on_s3 else [])]) as spark:
         if on_s3:
@@ -147,7 +143,7 @@ def ask(settings: Settings, work: str) -> None:
     sql = _sql_of(settings.query)
     storage = storage_of(settings.output, settings.aws)
     check_complete(storage)
-    with tables_session(storage, work, tables_size(storage)) as spark:
+    with tables_session(storage, work) as spark:
         try:
             open_tables(spark, storage.place)
             answer = query(spark, sql)

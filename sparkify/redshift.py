@@ -20,7 +20,7 @@ from sparkify.config import Settings
 from sparkify.errors import JobError, PlaceError, UsageError
 from sparkify.jdbc import literal, quoted
 from sparkify.places import is_redshift
-from sparkify.publish import PUBLISHED, RUN_ID_FORM, published
+from sparkify.publish import published
 from sparkify.report import Watch, loaded_in_words, say, to_a_reader
 from sparkify.schema import DESCRIPTIONS, NOT_NULL, REFERENCES, TABLES
 from sparkify.storage import storage_of
@@ -90,10 +90,8 @@ class Unfollowed(JobError):
 # ---- Where to ----------------------------------------------------------------------------------------------
 
 
-def target_of(settings: Settings) -> Target | None:
-    """Where settings load to, None where that isn't Redshift. Raises UsageError for what can't be loaded into."""
-    if not is_redshift(settings.load):
-        return None
+def target_of(settings: Settings) -> Target:
+    """The database in Redshift that settings name. Raises UsageError for what can't be loaded into."""
     found = re.fullmatch(r"(redshift|redshift-serverless)://([a-z0-9][a-z0-9-]{0,62})/([\w$.-]{1,127})", settings.load)
     if not found:
         raise UsageError(f"--load {settings.load}: give {URL_FORMS}, nothing else: the user is in dl.cfg")
@@ -219,14 +217,14 @@ def _count(schema: str, table: str, rows: int) -> Statement:
 
 def load_registered(settings: Settings) -> None:
     """Load what is published in settings.output and registered, where settings name Redshift. Raises JobError."""
-    target = target_of(settings)
-    if target is None:
+    if not is_redshift(settings.load):
         return
+    target = target_of(settings)
     database = settings.catalog["database"]
     again = f"python etl.py --load {target.place} --catalog {database} --no-run --output {settings.output}"
     try:
         output = storage_of(settings.output, settings.aws)
-        about = _published(output)
+        about = published(output)
         _load(output.aws, target, about)
         if published(output) != about:
             raise JobError("the tables are loaded, but another run has published others meanwhile")
@@ -239,20 +237,12 @@ def load_registered(settings: Settings) -> None:
 def print_sql(settings: Settings) -> None:
     """Print the SQL that loads what is published in settings.output, for a client that runs it as it stands."""
     target = target_of(settings)
-    about = _published(storage_of(settings.output, settings.aws))
+    about = published(storage_of(settings.output, settings.aws))
     with to_a_reader():
         print(f"-- The tables of run {about['run_id']}, into {target.place}, in one transaction\nBEGIN;")
         for statement in statements(target, about["run_id"], about["rows"]):
             print(f"-- {statement.what}\n{statement.sql};")
         print("COMMIT;")
-
-
-def _published(output: Any) -> dict[str, Any]:
-    """What is published in a storage, as far as it may stand in SQL."""
-    about = published(output)
-    if not re.fullmatch(RUN_ID_FORM, about["run_id"]):
-        raise UsageError(f"what {output.path(PUBLISHED)} says is no run of etl.py: run it again")
-    return about
 
 
 def _load(aws: dict[str, str], target: Target, about: dict[str, Any]) -> None:

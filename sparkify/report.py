@@ -15,7 +15,6 @@ from pyspark.sql import SparkSession
 
 from sparkify.config import Settings
 from sparkify.parallel import in_parallel
-from sparkify.places import is_hidden
 from sparkify.schema import TABLES
 from sparkify.storage import storage_of
 
@@ -30,8 +29,8 @@ def pause(point: str) -> None:
 
 
 def say(line: str) -> None:
-    """A line on standard error, at once."""
-    print(line, file=sys.stderr, flush=True)
+    """A line on standard error, at once, in the place of the bar."""
+    print(f"{CLEAR_LINE if sys.stderr.isatty() else ''}{line}", file=sys.stderr, flush=True)
 
 
 class Watch:
@@ -66,21 +65,17 @@ class Steps:
         """The block is the step of a name."""
         if not self._has_header:
             self._has_header = True
-            self.say(f"{'at s':>7}  {'took s':>7}  step")
+            say(f"{'at s':>7}  {'took s':>7}  step")
         begin = time.monotonic()
         pause(f"{name} begins")
         yield
         self.seconds[name] = round(time.monotonic() - begin, 3)
-        self.say(f"{self.since_start():7.1f}  {self.seconds[name]:7.1f}  {name}")
+        say(f"{self.since_start():7.1f}  {self.seconds[name]:7.1f}  {name}")
         pause(f"{name} ends")
 
     def since_start(self) -> float:
         """The seconds since the steps were made."""
         return round(time.monotonic() - self._start, 3)
-
-    def say(self, line: str) -> None:
-        """A line on standard error, in the place of the bar."""
-        say(f"{CLEAR_LINE if sys.stderr.isatty() else ''}{line}")
 
     @contextlib.contextmanager
     def bar(self, spark: SparkSession) -> Iterator[None]:
@@ -128,26 +123,19 @@ def logs_in_report(files: int, counts: Any, plays: int) -> dict[str, Any]:
 def tables_in_report(output: Any, place: str, rows: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """What a report says of the tables: rows, files, bytes and path, in the order of the contract."""
     listings = dict(zip(TABLES, in_parallel(output.list, TABLES)))
-    sizes = {table: [size for name, size in files.items() if not is_hidden(name)] for table, files in listings.items()}
     return {
-        table: {"rows": rows[table], "files": len(size), "bytes": sum(size), "path": f"{place}/{table}"}
-        for table, size in sizes.items()
+        table: {"rows": rows[table], "files": len(files), "bytes": sum(files.values()), "path": f"{place}/{table}"}
+        for table, files in listings.items()
     }
 
 
 def conclude(report: dict[str, Any], settings: Settings) -> None:
-    """Write the report where one is wanted, and print the summary."""
+    """Write the report where one is wanted, and print the summary. Raises PlaceError."""
     if settings.report:
-        write_report(settings, json.dumps(report, indent=2) + "\n")
+        folder, name = os.path.split(settings.report)
+        storage_of(folder, settings.aws).write(name, (json.dumps(report, indent=2) + "\n").encode())
     with to_a_reader():
         print(summary(report))
-
-
-def write_report(settings: Settings, text: str) -> None:
-    """The report to its file, or to S3. Raises PlaceError."""
-    place = settings.report if "://" in settings.report else os.path.abspath(settings.report)
-    folder, name = os.path.split(place)
-    storage_of(folder, settings.aws).write(name, text.encode())
 
 
 # ---- What a user reads -----------------------------------------------------------------------------------

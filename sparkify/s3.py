@@ -7,7 +7,6 @@ import email.utils
 import errno
 import io
 import os
-import threading
 import time
 import urllib.request
 import uuid
@@ -37,21 +36,13 @@ class S3Storage:
     def __init__(self, place: str, aws: dict[str, str]):
         self.place, self.aws = place.rstrip("/"), aws
         self.bucket, self.key = bucket_and_key(self.place)
-        self._making, self._client, self._http, self._many = threading.Lock(), None, None, True
+        with aws_calls(self.place, "s3:ListBucket"):
+            self.client = aws_client(aws, "s3")
+        self.client.meta.events.register("before-call.s3.CopyObject", _name_as_it_is)
+        self._http, self._many = _plain_http(), True
 
     def __reduce__(self):
         return S3Storage, (self.place, self.aws)
-
-    @property
-    def client(self) -> Any:
-        """boto3's client, made when it is first needed."""
-        with self._making:
-            if self._client is None:
-                with aws_calls(self.place, "s3:ListBucket"):
-                    self._client = aws_client(self.aws, "s3")
-                self._client.meta.events.register("before-call.s3.CopyObject", _name_as_it_is)
-                self._http = _plain_http()
-        return self._client
 
     def path(self, name: str = "") -> str:
         return f"{self.place}/{name}" if name else self.place
@@ -106,7 +97,7 @@ class S3Storage:
 
     def _pages(self, prefix: str, **options: str) -> Iterator[tuple[dict[str, int], list[str]]]:
         """Of each 1,000 objects below a prefix: ({name: bytes}, with Delimiter the folders directly in it)."""
-        start = len(self._key("")) if self.key else 0
+        start = len(self._key(""))
         options.update(Bucket=self.bucket, Prefix=self._key(prefix))
         with aws_calls(self.place, "s3:ListBucket"):
             for page in self.client.get_paginator("list_objects_v2").paginate(**options):
@@ -128,7 +119,7 @@ class S3Storage:
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
-        start = len(self._key("")) if self.key else 0
+        start = len(self._key(""))
         try:
             hasty = aws_client(self.aws, "s3", attempts=2)
             pages = hasty.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
@@ -160,10 +151,9 @@ class S3Storage:
         """The bytes, if they come at once and as they should; once something is refused, it isn't tried again."""
         from urllib3.exceptions import HTTPError, NewConnectionError, SSLError
 
-        client = self.client
         if self._http is None:
             return None
-        address = client.generate_presigned_url("get_object", self._object(name))
+        address = self.client.generate_presigned_url("get_object", self._object(name))
         try:
             answer = self._http.request("GET", address, headers=part, decode_content=False)
         except (NewConnectionError, SSLError):

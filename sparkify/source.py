@@ -108,7 +108,7 @@ class Input:
             rows = read_by_hadoop(spark, self.storage, kind, files)
         else:
             shares = shares_of(self.storage, files, spark.sparkContext.defaultParallelism)
-            read = functools.partial(rows_in_a_task, self.storage, kind)
+            read = functools.partial(rows_of, self.storage, kind)
             rows = spark.sparkContext.parallelize(shares, len(shares)).flatMap(read)
         return frame_of(spark, rows, RECORDS[kind]).persist(StorageLevel.MEMORY_AND_DISK)
 
@@ -217,19 +217,15 @@ def ranges_of(storage: Any, file: File) -> list[File]:
     return [file._replace(start=start, size=min(SHARE, file.size - start)) for start in starts]
 
 
-def rows_in_a_task(storage: Any, kind: str, files: list[File]) -> Iterator[Row]:
-    """As rows_of, in a Python worker, which is kept from reading the directory of pyspark.zip again for each task.
+def rows_of(storage: Any, kind: str, files: list[File]) -> Iterator[Row]:
+    """The rows of the records in files: see records.rows_in.
 
-    From Python 3.10 to 3.12 that takes 0.1 s: pyspark calls importlib.invalidate_caches before a task.
+    A Python worker is kept from reading the directory of pyspark.zip again for each task. From Python 3.10 to 3.12 that
+    takes 0.1 s: pyspark calls importlib.invalidate_caches before a task.
     """
     for finder in sys.path_importer_cache.values():
         if isinstance(finder, zipimport.zipimporter):
             finder.invalidate_caches = int  # does nothing
-    return rows_of(storage, kind, files)
-
-
-def rows_of(storage: Any, kind: str, files: list[File]) -> Iterator[Row]:
-    """The rows of the records in files: see records.rows_in."""
     return rows_in(kind, contents(storage, files, whole=kind == "songs"))
 
 
@@ -283,13 +279,9 @@ def readable(source: str) -> Iterator[None]:
 def up_to_an_object(lines: Any) -> bytes:
     """The lines up to the next that begins with {, which is read next."""
     passed = []
-    while True:
-        at = lines.tell()
-        line = lines.readline()
-        if not line or line.startswith(b"{"):
-            lines.seek(at)
-            return b"".join(passed)
-        passed.append(line)
+    while lines.peek(1)[:1] not in (b"", b"{"):
+        passed.append(lines.readline())
+    return b"".join(passed)
 
 
 def unpacked(storage: Any, file: File, reading: Future[bytes], whole: bool) -> Iterator[tuple[str, bytes]]:
@@ -315,20 +307,15 @@ def members(storage: Any, name: str, wanted: set, whole: bool) -> Iterator[tuple
 
 def pieces(source: str, file: Any, whole: bool) -> Iterator[tuple[str, bytes]]:
     """(source, content) of a compressed file; if not whole, in pieces as the ranges of a large one."""
-    piece = file.read() if whole else file.read(SHARE) + file.readline()
-    if not whole and not is_by_line(piece[:BEGINNING]):
+    if whole:
+        yield source, file.read()
+        return
+    piece = file.read(SHARE) + file.readline()
+    if not is_by_line(piece[:BEGINNING]):
         piece += file.read()
-    first = b"" if whole else file.readline()
-    while first:
-        lines = [piece]
-        while first and not first.startswith(b"{"):
-            lines.append(first)
-            first = file.readline()
-        yield source, b"".join(lines)
-        piece = first + file.read(SHARE) + file.readline() if first else b""
-        first = file.readline()
-    if piece or whole:
-        yield source, piece
+    while piece:
+        yield source, piece + up_to_an_object(file)
+        piece = file.read(SHARE) + file.readline()
 
 
 def read_by_hadoop(spark: SparkSession, storage: Any, kind: str, files: list[File]) -> Any:

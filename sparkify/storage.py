@@ -254,11 +254,9 @@ class LocalStorage:
 
     def move(self, old: str, new: str) -> None:
         """Rename a folder; never into or over one that is there, as a rename may do."""
-        said = "it is there already" if os.path.lexists(self.path(new)) else None
-        if not said:
-            try:
-                os.rename(self.path(old), self.path(new))
-            except OSError as error:
-                said = error.strerror
-        if said:
-            raise JobError(f"can't move {self.path(old)} to {self.path(new)}: {said}")
+        try:
+            if os.path.lexists(self.path(new)):
+                raise FileExistsError(errno.EEXIST, "it is there already")
+            os.rename(self.path(old), self.path(new))
+        except OSError as error:
+            raise JobError(f"can't move {self.path(old)} to {self.path(new)}: {error.strerror}") from None

@@ -566,8 +566,8 @@ def test_one_line_for_what_cant_be_loaded(tmp_path, capsys, url, config, argumen
 
 def test_what_is_published_by_no_run_of_ours_stands_in_no_sql(ready):
     say_published(ready, "'; DROP TABLE users; --")
-    with pytest.raises(UsageError, match="is no run of etl.py"):
-        redshift._published(storage_at(ready.address, ready.output))
+    with pytest.raises(UsageError, match="no run has published"):
+        redshift.published(storage_at(ready.address, ready.output))
 
 
 # ---- The SQL alone -----------------------------------------------------------------------------------------

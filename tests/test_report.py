@@ -43,7 +43,7 @@ def test_a_header_explains_the_two_columns_of_seconds(capsys, monkeypatch):
 
 
 def test_what_is_said_without_a_step_has_no_header(capsys):
-    Steps().say("cluster j-1")
+    report.say("cluster j-1")
     assert capsys.readouterr().err == "cluster j-1\n"
 
 

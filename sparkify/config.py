@@ -79,7 +79,7 @@ def read_settings(argv: Sequence[str] | None = None) -> Settings:
     return Settings(
         input=_input_folder(arguments.input or places.get("input") or os.path.join(HERE, "data")),
         output=output,
-        report=_report_file(arguments.report) if arguments.report else None,
+        report=place_of(arguments.report) if arguments.report else None,
         max_rejected=arguments.max_rejected,
         query=arguments.query,
         csv=arguments.csv,
@@ -318,12 +318,3 @@ def _input_folder(place: str) -> str:
     if not below:
         above = os.path.dirname(folder)
     raise UsageError(f"{place}: name the folder with song_data/ and log_data/, as it is: --input {above or '.'}")
-
-
-def _report_file(place: str) -> str:
-    """The place of the report. Its folder must be there: it is written at the end, which is late to find out."""
-    report = place_of(place)
-    folder = os.path.dirname(report) or "."
-    if not is_s3(report) and not os.path.isdir(folder):
-        raise UsageError(f"--report {place}: there is no folder {folder}: make it first")
-    return report

@@ -37,7 +37,7 @@ HINTS = {
     "54000": "PostgreSQL can't hold a value of this size",
 }
 IN_WORDS = {  # what executors say comes without a code
-    "No space left|disk full": "53100",
+    "No space left|disk full|could not write init file": "53100",
     "too many clients|connection slots": "53300",
     "has no equivalent in encoding|invalid byte sequence": "22",
     "refused|timed out|unknown host|UnknownHost": "08001",

@@ -223,4 +223,7 @@ def check_report(report: str, storage: Any) -> None:
     parts = _parts(report)
     if any(parts[: len(folder)] == folder for folder in (_parts(storage.path(table)) for table in TABLES)):
         raise UsageError(f"--report {report} lies in the folder of a table: name another file")
-    LocalStorage(os.path.dirname(os.path.realpath(report))).check_writable()
+    folder = os.path.dirname(report) or "."
+    if not os.path.isdir(folder):
+        raise UsageError(f"--report {report}: there is no folder {folder}: make it first")
+    LocalStorage(folder).check_writable()

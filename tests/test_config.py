@@ -210,12 +210,6 @@ def test_a_folder_with_an_odd_name_may_be_the_input(here, place):
     assert read_settings(["--input", place]).input == place.rstrip("/")
 
 
-@pytest.mark.parametrize("report", ["new/report.json", "file/report.json", "~/new folder/report.json"])
-def test_a_report_into_a_folder_that_is_not_there_is_refused(refused, here, report):
-    (here / "file").write_text("x")
-    assert f"--report {report}: there is no folder" in refused("", "--report", report)
-
-
 def test_a_report_may_go_here_into_a_folder_or_to_s3(here):
     (here / "reports").mkdir()
     for report in ("report.json", "reports/report.json", "s3://lake/new/report.json"):

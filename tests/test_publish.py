@@ -477,8 +477,11 @@ def test_a_table_s_place_that_is_a_file_is_refused(tmp_path):
 
 def test_reports_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "lake/file").mkdir(parents=True)
+    (tmp_path / "x").write_text("x")
     for report, said in (
         ("lake/file", "is a folder"),
+        ("new/report.json", "there is no folder .*/new: make it first"),
+        ("x/report.json", "there is no folder .*/x: make it first"),
         ("s3://reports", "is a bucket"),
         ("lake/songs/report.json", "lies in the folder of a table"),
     ):

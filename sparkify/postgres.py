@@ -20,7 +20,7 @@ from sparkify.jdbc import DRIVER, Database, Target, code_of, database_calls, lit
 from sparkify.parallel import in_parallel
 from sparkify.publish import published
 from sparkify.query import read_table
-from sparkify.report import Steps, Watch, loaded_in_words, pause, say
+from sparkify.report import Steps, loaded_in_words, pause, say
 from sparkify.schema import DESCRIPTIONS, NOT_NULL, REFERENCES, TABLES
 
 TYPES = {"bigint": "bigint", "int": "integer", "double": "double precision", "string": "text"}
@@ -42,11 +42,27 @@ LOADS = """(
 )"""
 
 
+class Patience:
+    """Waits half a second at a time, at most some seconds in all; what for is said the first time."""
+
+    def __init__(self, seconds: float):
+        self.end, self.has_said = time.monotonic() + seconds, False
+
+    def wait(self, what_for: str, refusal: str) -> None:
+        """Raise JobError with the refusal once the seconds are over."""
+        if time.monotonic() > self.end:
+            raise JobError(refusal)
+        if not self.has_said:
+            say(what_for)
+            self.has_said = True
+        time.sleep(0.5)
+
+
 # --- The whole load ---------------------------------------------------------------------------------------------------
 
 
 def check_load(spark: SparkSession, target: Target) -> None:
-    """Raise UsageError where a load can't begin: no connection, no right to make schemas, or tables in that there."""
+    """Raise UsageError where a load can't begin: no connection, no right to make a schema or tables."""
     schema = literal(target.schema)
     with database_calls(target, UsageError), contextlib.closing(Database(spark, target)) as database:
         ((database_name, user, may_make, may_fill),) = database.ask(
@@ -90,7 +106,7 @@ def load_tables(
             with steps("load tables"):
                 _create(database, staging, target, about["run_id"])
                 with steps.bar(spark):
-                    replaced = _write(spark, target, place, about["rows"], staging)
+                    replaced = _write(spark, target, place, about, staging)
             with steps("load keys"):
                 _add_references(database, staging)
                 _count(database, staging, about["rows"], target)
@@ -112,13 +128,9 @@ def load_tables(
 def _lock(database: Database, target: Target) -> None:
     """Wait until no other load into the schema is under way. The lock goes with the connection, however that ends."""
     key = f"hashtext('sparkify-etl'), hashtext({literal(target.schema)})"
-    watch, end = Watch(), time.monotonic() + LOCK_WAIT
+    patience, other = Patience(LOCK_WAIT), f"another load into schema {target.schema} is under way"
     while database.ask(f"SELECT pg_try_advisory_lock({key})") != [("t",)]:
-        other = f"another load into schema {target.schema} is under way"
-        if time.monotonic() > end:
-            raise JobError(f"{target.place}: {other}: wait until it ends")
-        watch.show(f"{other}: waiting for it")
-        time.sleep(0.5)
+        patience.wait(f"{other}: waiting for it", f"{target.place}: {other}: wait until it ends")
 
 
 def _loaded_run(database: Database, target: Target) -> str:
@@ -206,7 +218,7 @@ def _create(database: Database, staging: str, target: Target, run_id: str) -> No
     database.do(*statements)
 
 
-def _write(spark: SparkSession, target: Target, place: str, rows_of: dict[str, int], staging: str) -> int:
+def _write(spark: SparkSession, target: Target, place: str, about: dict[str, Any], staging: str) -> int:
     """Write the five tables side by side, each with its key and its indexes; gives how many rows had a NUL."""
     options = {"url": target.url, "driver": DRIVER, **target.properties}
     options.update({"numPartitions": str(WRITERS), "batchsize": str(BATCH)})
@@ -214,7 +226,7 @@ def _write(spark: SparkSession, target: Target, place: str, rows_of: dict[str, i
 
     def write(table: str) -> int:
         rows, with_nul = _without_nul(read_table(spark, place, table), table)
-        if rows_of[table] > MANY_ROWS and len(rows.inputFiles()) < cores:  # a file is mostly read by one task
+        if about["rows"][table] > MANY_ROWS and len(rows.inputFiles()) < cores:  # a file is mostly read by one task
             rows = rows.repartition(cores, TABLES[table].key)
         rows.write.format("jdbc").options(**options, dbtable=quoted(staging, table)).mode("append").save()
         with contextlib.closing(Database(spark, target)) as database:
@@ -265,7 +277,7 @@ def _count(database: Database, staging: str, rows: dict[str, int], target: Targe
 
 def _swap(database: Database, target: Target, staging: str, about: dict[str, Any]) -> None:
     """Put the new tables in the place of the old ones, as soon as nobody reads these."""
-    watch, end = Watch(), time.monotonic() + SWAP_WAIT
+    patience = Patience(SWAP_WAIT)
     while True:
         try:
             with database.transaction():
@@ -278,10 +290,10 @@ def _swap(database: Database, target: Target, staging: str, about: dict[str, Any
             if code_of(error) not in (NOT_LOCKED, DEADLOCK):
                 raise
         readers = _readers(database, target)
-        if time.monotonic() > end:
-            raise JobError(f"{target.place}: the old tables are in use all the time, by {readers}: end that, or wait")
-        watch.show(f"waiting for who uses the old tables: {readers}")
-        time.sleep(0.5)
+        patience.wait(
+            f"waiting for who uses the old tables: {readers}",
+            f"{target.place}: the old tables are in use all the time, by {readers}: end that, or wait",
+        )
 
 
 def _swap_now(database: Database, target: Target, staging: str, about: dict[str, Any]) -> None:

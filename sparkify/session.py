@@ -80,11 +80,13 @@ def spark_session(work: Optional[str] = None, small: bool = False, packages: Seq
 
     Under spark-submit, master, memory and cores are the cluster's. Otherwise it is made here: all cores, a quarter of
     the memory (1 to 6 GiB), loopback only. What Java says goes to the file spark.log in the folder work; without work,
-    to standard error. small is for an input that the driver reads. packages: coordinates of Java's, which are
-    downloaded where they aren't here yet. Raises UsageError where that can't be.
+    to standard error. small is for an input that the driver reads; a session that is there already isn't made so.
+    packages: coordinates of Java's, which are downloaded where they aren't here yet. Raises UsageError where that can't
+    be.
     """
-    settings = {**SQL_SETTINGS, **(SMALL_SETTINGS if small else {})}
-    if on_a_cluster() or SparkSession.getActiveSession():
+    is_the_callers = SparkSession.getActiveSession() is not None
+    settings = {**SQL_SETTINGS, **(SMALL_SETTINGS if small and not is_the_callers else {})}
+    if on_a_cluster() or is_the_callers:
         return SparkSession.builder.config(map=settings).getOrCreate()
     os.environ["JAVA_HOME"] = home = find_java(pyspark.__version__)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
@@ -175,7 +177,7 @@ def why_java_failed(settings: dict[str, str], log_path: str) -> str:
 
 @contextlib.contextmanager
 def session(work: str, small: bool = False, packages: Sequence[str] = ()) -> Iterator[SparkSession]:
-    """The spark_session of a block, which ends with it, unless the caller has made it.
+    """The spark_session of a block, which ends with it or with the program, unless the caller has made it.
 
     The first one ends slowly, as Java leaves its archive: print results before.
     """
@@ -183,16 +185,24 @@ def session(work: str, small: bool = False, packages: Sequence[str] = ()) -> Ite
         is_the_callers = SparkSession.getActiveSession() is not None
         spark = spark_session(work, small, packages)
         options = spark.conf.get("spark.driver.extraJavaOptions", "")
-    java = java_of(spark)
+    java, is_done = java_of(spark), False
     try:
         with java_heard(work):
             yield spark
+        is_done = True
     finally:
         if java and java.poll() == -signal.SIGABRT:  # it crashed
             remove_archive(options)
-        if not is_the_callers:
+        # Java ends with the program, in order: to wait for pyspark's own end would take up to half a second more.
+        is_left = is_done and java and is_the_program() and not archive_left(options)
+        if not is_the_callers and not is_left:
             with contextlib.suppress(Exception):
                 stop(spark)
+
+
+def is_the_program() -> bool:
+    """Whether etl.py was started, not imported: then a block of session() is the last work of this process."""
+    return os.path.basename(getattr(sys.modules["__main__"], "__file__", "")) == "etl.py"
 
 
 @contextlib.contextmanager

@@ -4,12 +4,14 @@ A run takes some seconds, so the tests share most of them: the sample from an em
 another zone; by spark-submit; 100,000 events in folders; both taken for large; every kind of dirt in zips.
 """
 
+import contextlib
 import json
 import random
 import re
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -178,15 +180,32 @@ def test_songs_are_sorted_by_artist_inside_a_file(sample):
 # ---- The same again --------------------------------------------------------------------------------------
 
 
+def javas(temporary):
+    """The command lines of the Javas whose files are in a folder."""
+    commands = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has just ended
+            commands.append(path.read_bytes())
+    return [command for command in commands if f"java.io.tmpdir={temporary}".encode() in command]
+
+
 def test_a_rerun_in_another_zone_gives_the_same_tables_and_a_report(sample, tmp_path):
+    """Java ends behind it, and the folder of its files is gone."""
     shutil.copytree(sample.output, tmp_path / "output")
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     run = done(
         tmp_path,
         *("--report", "report.json"),
         source=None,
         expected=sample.expected,
-        env=environment(TZ="America/New_York"),
+        env=environment(TZ="America/New_York", TMPDIR=str(temporary)),
     )
+    end = time.monotonic() + 10
+    while javas(temporary) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not javas(temporary)
+    assert not list(temporary.glob("sparkify-etl-*"))
     assert_tables(run.output, run.expected)
     assert_report(run)
     assert {name.split("/")[0] for name in listing(run.output, hidden=False)} == set(COLUMNS)

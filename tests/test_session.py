@@ -99,3 +99,17 @@ def test_rows_of_python_are_a_frame_with_their_columns(spark, monkeypatch, way):
     found = session.frame_of(spark, spark.sparkContext.parallelize(values, 1), RECORDS["logs"])
     assert [list(row) for row in found.collect()] == values
     assert found.schema == frame(spark, "logs", []).schema
+
+
+def test_the_callers_session_stays_fit_for_large_queries(spark, tmp_path):
+    """A run on a small input takes it as it is, and leaves it open."""
+    name = "spark.sql.codegen.wholeStage"
+    before = spark.conf.get(name)
+    spark.conf.set(name, "true")
+    try:
+        with session.session(str(tmp_path), small=True) as taken:
+            assert taken.sparkContext is spark.sparkContext
+        assert spark.conf.get(name) == "true"
+        assert spark.range(3).count() == 3
+    finally:
+        spark.conf.set(name, before)

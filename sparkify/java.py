@@ -71,8 +71,9 @@ def java_options(home: str, small: bool) -> list[str]:
     if java_version(home) > 8:
         options.append("-Xlog:disable")
     if small:
-        options += ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
-        return [*options, "-Xms512m", "-Xmn300m", "-XX:MetaspaceSize=200m"]
+        options += ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:MetaspaceSize=200m"]
+        # What the first collections leave stays to the end: it is moved once, not from survivors to survivors.
+        return [*options, "-Xms512m", "-Xmn300m", "-XX:MaxTenuringThreshold=0", "-XX:SurvivorRatio=30"]
     # Java's second compiler takes a quarter of the first minute: less of it, for what runs longest.
     thresholds = {"Invocation": 160_000, "MinInvocation": 19_200, "Compile": 480_000, "BackEdge": 1_280_000}
     return [
@@ -80,6 +81,14 @@ def java_options(home: str, small: bool) -> list[str]:
         *[f"-XX:Tier4{name}Threshold={number}" for name, number in thresholds.items()],
         "-XX:+UseParallelGC",
     ]
+
+
+def launcher_options() -> str:
+    """Options of the short-lived Java that puts together the command line of the other, blanks between them."""
+    options = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    jar = next(map(str, spark_jars().glob("spark-launcher_*.jar")), "")
+    # Else it opens all jars until it comes to that one.
+    return options if not jar or re.search(r"\s", jar) else f"{options} -Xbootclasspath/a:{jar}"
 
 
 # --- The archive of classes -------------------------------------------------------------------------------------------

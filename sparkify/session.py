@@ -40,6 +40,7 @@ from sparkify.java import (
     find_java,
     java_options,
     keep_archive,
+    launcher_options,
     on_a_cluster,
     remove_archive,
     spark_jars,
@@ -142,8 +143,7 @@ def start_context(settings: dict[str, str], work: str) -> None:
             gateway = launch_gateway(conf, {"stdout": log, "stderr": log})
         return SparkContext(conf=conf, gateway=gateway)
 
-    # Of the short-lived Java that puts together the command line of the other.
-    os.environ.setdefault("SPARK_LAUNCHER_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+    os.environ.setdefault("SPARK_LAUNCHER_OPTS", launcher_options())
     try:
         try:
             started()

@@ -64,6 +64,18 @@ def test_the_archive_can_be_turned_off(home, monkeypatch):
     assert java.archive_options(home) == []
 
 
+@pytest.mark.parametrize("folder", ["jars", "jars of mine"])
+def test_the_launcher_is_named_to_java_where_its_path_has_no_blank(tmp_path, monkeypatch, folder):
+    """Spark's script splits the options at blanks."""
+    jar = tmp_path / folder / "spark-launcher_2.12-3.5.9.jar"
+    jar.parent.mkdir()
+    jar.touch()
+    monkeypatch.setattr(java, "spark_jars", lambda: jar.parent)
+    options = java.launcher_options().split()
+    assert options[:2] == ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+    assert options[2:] == ([] if " " in folder else [f"-Xbootclasspath/a:{jar}"])
+
+
 def test_too_little_memory_for_java_is_one_line(tmp_path):
     words = environment(PYSPARK_SUBMIT_ARGS="--driver-memory 99999g pyspark-shell", SPARKIFY_CLASS_ARCHIVE="off")
     process = subprocess.run([sys.executable, ETL], cwd=tmp_path, env=words, capture_output=True, text=True)

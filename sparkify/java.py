@@ -86,7 +86,7 @@ def java_options(home: str, small: bool) -> list[str]:
 def launcher_options() -> str:
     """Options of the short-lived Java that puts together the command line of the other, blanks between them."""
     options = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-    jar = next(map(str, spark_jars().glob("spark-launcher_*.jar")), "")
+    jar = next(map(str, Path(pyspark.__file__).parent.glob("jars/spark-launcher_*.jar")), "")
     # Else it opens all jars until it comes to that one.
     return options if not jar or re.search(r"\s", jar) else f"{options} -Xbootclasspath/a:{jar}"
 

@@ -64,13 +64,13 @@ def test_the_archive_can_be_turned_off(home, monkeypatch):
     assert java.archive_options(home) == []
 
 
-@pytest.mark.parametrize("folder", ["jars", "jars of mine"])
+@pytest.mark.parametrize("folder", ["pyspark", "my pyspark"])
 def test_the_launcher_is_named_to_java_where_its_path_has_no_blank(tmp_path, monkeypatch, folder):
     """Spark's script splits the options at blanks."""
-    jar = tmp_path / folder / "spark-launcher_2.12-3.5.9.jar"
-    jar.parent.mkdir()
+    jar = tmp_path / folder / "jars/spark-launcher_2.12-3.5.9.jar"
+    jar.parent.mkdir(parents=True)
     jar.touch()
-    monkeypatch.setattr(java, "spark_jars", lambda: jar.parent)
+    monkeypatch.setattr(java.pyspark, "__file__", str(tmp_path / folder / "__init__.py"))
     options = java.launcher_options().split()
     assert options[:2] == ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
     assert options[2:] == ([] if " " in folder else [f"-Xbootclasspath/a:{jar}"])

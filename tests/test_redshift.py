@@ -361,7 +361,7 @@ def test_a_workgroup_a_secret_and_another_schema(ready, capsys):
 
 
 def test_progress_is_said(ready, capsys):
-    ready.instead['COMMENT ON TABLE "sparkify"."users_new"'] = "SELECT pg_sleep(0.4)"
+    ready.instead['COMMENT ON TABLE "sparkify"."users_new"'] = "SELECT pg_sleep(1.5)"
     status, _, stderr = call(ready, capsys, "--no-run")
     assert status == 0, stderr
     assert re.search(r"^ +\d s  8 of 31: describe users$", stderr, re.MULTILINE), stderr

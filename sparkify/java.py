@@ -23,6 +23,8 @@ import pyspark
 from sparkify.errors import UsageError
 from sparkify.report import say
 
+# For a Java that runs for seconds: it ends before its second compiler, or a collector with threads, has paid.
+FOR_SECONDS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 ARCHIVE_OPTION = "-XX:SharedArchiveFile="  # Java's option that names an archive of classes to start from
 LEFT = "-XX:ArchiveClassesAtExit="  # and one to leave
 UNUSED_ARCHIVE = 90 * 24 * 3600  # seconds after which an archive of classes that no run took is deleted
@@ -71,7 +73,7 @@ def java_options(home: str, small: bool) -> list[str]:
     if java_version(home) > 8:
         options.append("-Xlog:disable")
     if small:
-        options += ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-XX:MetaspaceSize=200m"]
+        options += [*FOR_SECONDS, "-XX:MetaspaceSize=200m"]
         # What the first collections leave stays to the end: it is moved once, not from survivors to survivors.
         return [*options, "-Xms512m", "-Xmn300m", "-XX:MaxTenuringThreshold=0", "-XX:SurvivorRatio=30"]
     # Java's second compiler takes a quarter of the first minute: less of it, for what runs longest.
@@ -84,11 +86,12 @@ def java_options(home: str, small: bool) -> list[str]:
 
 
 def launcher_options() -> str:
-    """Options of the short-lived Java that puts together the command line of the other, blanks between them."""
-    options = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+    """Options of the short-lived Java that puts together the command line of the other; Spark splits them at blanks."""
+    options = list(FOR_SECONDS)
     jar = next(map(str, Path(pyspark.__file__).parent.glob("jars/spark-launcher_*.jar")), "")
-    # Else it opens all jars until it comes to that one.
-    return options if not jar or re.search(r"\s", jar) else f"{options} -Xbootclasspath/a:{jar}"
+    if jar and not re.search(r"\s", jar):  # else it opens all jars until it comes to that one
+        options.append(f"-Xbootclasspath/a:{jar}")
+    return " ".join(options)
 
 
 # --- The archive of classes -------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import oracle
 import pyspark
 import pytest
 
+from sparkify import java
 from sparkify.jars import hadoop_package, jar_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,13 +70,13 @@ def run_etl(*arguments, cwd, command=(sys.executable,), **options):
     )
 
 
-# What etl.py sets where it starts Java itself: a run of seconds ends before Java's second compiler has paid.
-FOR_SECONDS = {"JDK_JAVA_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
+# What etl.py sets where it starts Java itself.
+FOR_SECONDS = {"JDK_JAVA_OPTIONS": " ".join(java.FOR_SECONDS)}
 
 
-def until(condition):
+def until(condition, seconds=120):
     """Wait until a condition holds; what it is then. Two minutes are enough for a busy machine, too."""
-    end = time.monotonic() + 120
+    end = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < end
         time.sleep(0.05)

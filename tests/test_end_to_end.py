@@ -11,7 +11,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -33,6 +32,7 @@ from tables import (
     listing,
     read_table,
     run_etl,
+    until,
 )
 
 from sparkify.java import find_java
@@ -201,10 +201,7 @@ def test_a_rerun_in_another_zone_gives_the_same_tables_and_a_report(sample, tmp_
         expected=sample.expected,
         env=environment(TZ="America/New_York", TMPDIR=str(temporary)),
     )
-    end = time.monotonic() + 10
-    while javas(temporary) and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not javas(temporary)
+    until(lambda: not javas(temporary), 10)
     assert not list(temporary.glob("sparkify-etl-*"))
     assert_tables(run.output, run.expected)
     assert_report(run)

@@ -86,7 +86,9 @@ def spark_session(work: Optional[str] = None, small: bool = False, packages: Seq
     be.
     """
     is_the_callers = SparkSession.getActiveSession() is not None
-    settings = {**SQL_SETTINGS, **(SMALL_SETTINGS if small and not is_the_callers else {})}
+    settings = dict(SQL_SETTINGS)
+    if small and not is_the_callers:
+        settings.update(SMALL_SETTINGS)
     if on_a_cluster() or is_the_callers:
         return SparkSession.builder.config(map=settings).getOrCreate()
     os.environ["JAVA_HOME"] = home = find_java(pyspark.__version__)
@@ -195,7 +197,7 @@ def session(work: str, small: bool = False, packages: Sequence[str] = ()) -> Ite
             remove_archive(options)
         # Java ends with the program, in order: to wait for pyspark's own end would take up to half a second more.
         is_left = is_done and java and is_the_program() and not archive_left(options)
-        if not is_the_callers and not is_left:
+        if not (is_the_callers or is_left):
             with contextlib.suppress(Exception):
                 stop(spark)
 

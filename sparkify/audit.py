@@ -32,11 +32,12 @@ def one_row_each(table: str, what: str, references: list[str]) -> Rule:
     key, has_months = TABLES[table].key, "month" in TABLES[table].partitions
     own = "if(year <> year(start_time) OR month <> month(start_time), 2, 1)" if has_months else "1"
     # For nearly as many keys as rows, as in etl.time_table: with Spark's own ways it takes twice as long.
-    hint = "/*+ REPARTITION({tasks}, key) */" if has_months else ""
+    hint = "REPARTITION({tasks}, key)" if has_months else "COALESCE({tasks})"
     wanted = " ".join(f"UNION ALL SELECT key, 0 FROM ({query}) WHERE key IS NOT NULL" for query in references)
     query = f"""
-        SELECT key FROM (SELECT {hint} key, own FROM (SELECT {key} AS key, {own} AS own FROM {{{table}}} {wanted}))
-        GROUP BY key HAVING sum(own) <> 1 OR count(*) = 1"""
+        SELECT key FROM (
+            SELECT /*+ {hint} */ key, own FROM (SELECT {key} AS key, {own} AS own FROM {{{table}}} {wanted})
+        ) GROUP BY key HAVING sum(own) <> 1 OR count(*) = 1"""
     place = " in the folder of its month" if has_months else ""
     return Rule(f"one row for each {what}{place}, and no other", table, query)
 

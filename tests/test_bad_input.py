@@ -7,8 +7,6 @@ import contextlib
 import json
 import os
 import re
-import resource
-import shlex
 import signal
 import socket
 import subprocess
@@ -251,21 +249,6 @@ def test_a_corrupted_zip_member_is_named_and_nothing_is_written(tmp_path, run_he
     assert listing(tmp_path) == before
 
 
-@pytest.mark.long
-def test_a_full_disk_is_one_line_and_publishes_nothing(tmp_path):
-    def limit_files():  # to 40 kB, as if the disk were full then
-        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-
-    before = earlier_output(tmp_path / "lake")
-    (tmp_path / "tmp").mkdir()  # a failed run leaves Spark's log there
-    # With an archive of classes yet to be left, Java ends before the error is told.
-    folders = {"TMPDIR": f"{tmp_path}/tmp", "XDG_CACHE_HOME": f"{tmp_path}/cache"}
-    process = run_etl("--output", "lake", cwd=tmp_path, env=environment(**folders), preexec_fn=limit_files)
-    line = last_line(process.stderr)
-    assert (process.returncode, process.stdout) == (1, ""), line
-    assert listing(tmp_path / "lake", hidden=False) == before
-
-
 def test_a_failed_spark_job_is_one_line_and_publishes_nothing(tmp_path, run_here):
     source = write_input(tmp_path / "in", [song()], [event()])
     before = earlier_output(tmp_path / "lake")
@@ -305,21 +288,6 @@ def test_what_a_killed_run_left_for_itself_is_removed_a_week_later(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other-old", "sparkify-etl-new"]
 
 
-@pytest.mark.long
-def test_what_fails_after_the_publishing_says_that_the_tables_are_there(tmp_path):
-    write_input(tmp_path / "in", [song()], [event()])
-    words = [sys.executable, str(ETL), "--input", "in", "--output", "lake", "--report", "report.json"]
-    with open("/dev/full", "w") as full:
-        options = {"stderr": subprocess.PIPE, "cwd": tmp_path, "text": True, "timeout": 300}
-        process = subprocess.run(words, stdout=full, **options)
-    assert process.returncode != 0
-    assert "No space left on device; the tables are published\n" in process.stderr
-    assert json.loads((tmp_path / "report.json").read_text())["tables"]["songplays"]["rows"] == 1
-    assert sorted(path.name for path in (tmp_path / "lake").iterdir()) == sorted(["_published.json", *COLUMNS])
-    pipe = f"set -o pipefail; {shlex.join(words)} | true"
-    assert subprocess.run(["bash", "-c", pipe], **options).returncode == 0
-
-
 def processes_of(session):
     """The numbers of the processes of a session that aren't dead."""
     found = []
@@ -330,18 +298,8 @@ def processes_of(session):
     return found
 
 
-@pytest.mark.parametrize(
-    ("line", "number"),
-    [
-        ("find input", signal.SIGINT),
-        pytest.param("write", signal.SIGTERM, marks=pytest.mark.long),
-        pytest.param("start Spark", signal.SIGTERM, marks=pytest.mark.long),
-        pytest.param("write", signal.SIGINT, marks=pytest.mark.long),
-        pytest.param("read logs", signal.SIGINT, marks=pytest.mark.long),
-    ],
-)
-def test_an_interrupted_run_is_one_line_and_leaves_nothing(tmp_path, line, number):
-    """After the line of a step: Java is starting, or tasks are running."""
+def interrupt(tmp_path, line, number):
+    """A run that gets a signal after the line of a step says one line and leaves nothing."""
     lake = tmp_path / "lake"
     earlier_output(lake)
     (tmp_path / "tmp").mkdir()
@@ -377,8 +335,12 @@ def test_an_interrupted_run_is_one_line_and_leaves_nothing(tmp_path, line, numbe
     until(lambda: not processes_of(process.pid))  # Java is not left behind
 
 
-@pytest.mark.parametrize("size", [4_000, pytest.param(5_000_000, marks=pytest.mark.long)])
-def test_a_line_that_is_no_utf8_before_its_carriage_return_is_kept(tmp_path, size, run_here):
+def test_a_run_interrupted_while_java_starts_is_one_line_and_leaves_nothing(tmp_path):
+    interrupt(tmp_path, "find input", signal.SIGINT)
+
+
+def read_odd_lines(tmp_path, size, run_here):
+    """A log of a size, of lines that are no UTF-8 before their carriage return, is one play and its copies."""
     source = write_input(tmp_path / "in", [song()], [])
     line = dirty.dump({**event(), "last": "Mu@"}).replace(b"@", b"\xf1") + b"\r\n"
     assert line.endswith(b'\xf1"}\r\n')
@@ -387,6 +349,10 @@ def test_a_line_that_is_no_utf8_before_its_carriage_return_is_kept(tmp_path, siz
     assert run_here("--input", source, "--output", "lake", "--report", "report.json")[0] == 0
     logs = json.loads((tmp_path / "report.json").read_text())["input"]["logs"]
     assert (logs["records"], logs["rejected"], logs["plays"]) == (number, 0, 1)
+
+
+def test_a_line_that_is_no_utf8_before_its_carriage_return_is_kept(tmp_path, run_here):
+    read_odd_lines(tmp_path, 4_000, run_here)
 
 
 @pytest.mark.parametrize("output", ["in/song_data", "in/../in/log_data/lake", "link/song_data/lake"])

@@ -1,7 +1,6 @@
-"""EMR: etl.py against moto's server, whose clusters the tests drive, and the step's own command line on real clusters.
+"""EMR: etl.py against moto's server, whose clusters the tests drive; long/test_cluster.py has the step on real ones.
 
-moto runs no step: a thread of the test sets the states, and what moto can't say a small proxy before it says. The tests
-marked long start Spark clusters of several processes: one of Spark's own with two workers, and local-cluster.
+moto runs no step: a thread of the test sets the states, and what moto can't say a small proxy before it says.
 """
 
 import contextlib

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from dirty import event, song, write_input
 from s3 import aws_of, client_of, contents, downloaded, put, storage_at
 from tables import COLUMNS, listing
 from test_lock import owner_of, sleeping  # noqa: F401
 
+import etl
+from sparkify import session
 from sparkify.errors import JobError, PlaceError, UsageError
 from sparkify.lock import LOCK, Lock
 from sparkify.publish import (
@@ -488,3 +491,56 @@ def test_reports_that_cannot_be_written_are_refused(tmp_path):
         report = report if report.startswith("s3:") else str(tmp_path / report)
         with pytest.raises(UsageError, match=said):
             check_output(str(tmp_path / "in"), LocalStorage(str(tmp_path / "lake")), report)
+
+
+# ---- Before Spark, and --recover -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def without_spark(tmp_path, monkeypatch, capsys):
+    """Call main where it must not start Spark; gives (status, standard output, last line of standard error)."""
+    monkeypatch.setattr(session, "spark_session", lambda *_, **__: pytest.fail("Spark is started"))
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        status = etl.main(list(arguments))
+        said = capsys.readouterr()
+        return status, said.out, ([""] + said.err.splitlines())[-1]
+
+    return call
+
+
+@pytest.mark.parametrize("arguments", [["--input", "in"], ["--recover"]])
+def test_beside_a_living_run_nothing_is_begun_and_its_process_is_named(tmp_path, without_spark, sleeping, arguments):  # noqa: F811
+    write_input(tmp_path / "in", [song()], [event()])
+    (tmp_path / "lake").mkdir()
+    (tmp_path / "lake" / LOCK).write_bytes(owner_of(sleeping))
+    before = listing(tmp_path)
+    status, _, line = without_spark(*arguments, "--output", "lake")
+    assert status == 2
+    assert line.startswith("etl.py: ")
+    assert f"process {sleeping} on box" in line
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("arguments", [["--query", "SELECT 1"], ["--report", "r.json"]])
+def test_recover_with_what_belongs_to_a_run_is_refused(arguments, without_spark):
+    status, _, line = without_spark("--recover", *arguments)
+    assert (status, "--recover" in line) == (2, True)
+
+
+def test_recover_without_an_output_is_refused(tmp_path, without_spark):
+    status, _, line = without_spark("--recover", "--output", str(tmp_path / "none"))
+    assert (status, line.startswith(f"etl.py: {tmp_path}/none: there is no such folder")) == (2, True)
+
+
+def test_recover_of_an_output_without_a_journal_changes_nothing(tmp_path, without_spark):
+    (tmp_path / "lake/users").mkdir(parents=True)
+    (tmp_path / "lake/users/a.parquet").write_text("a")
+    before = listing(tmp_path)
+    assert without_spark("--recover", "--output", "lake") == (
+        0,
+        f"etl.py: {tmp_path}/lake: nothing was interrupted\n",
+        "",
+    )
+    assert listing(tmp_path) == before

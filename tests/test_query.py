@@ -271,30 +271,6 @@ def test_options_of_pyspark_a_locale_and_an_encoding_of_ascii_make_no_noise(samp
     assert answer.stdout.split() == ["name,memory", f"Caf\\xe9,{memory}"]
 
 
-@pytest.mark.long
-def test_a_damaged_archive_of_classes_is_removed_and_the_query_answered(sample_output, tmp_path):
-    sql = "SELECT count(*) AS n FROM songplays"
-
-    def ask():
-        settings = environment(XDG_CACHE_HOME=str(tmp_path / "my cache"))
-        answer = run_etl("--output", sample_output / "output", "--query", sql, cwd=tmp_path, env=settings)
-        said = [line for line in answer.stderr.splitlines() if not line.startswith("saving Java's classes")]
-        assert (answer.returncode, said, answer.stdout.split()) == (0, [], ["n", "6800"])
-        return list((tmp_path / "my cache/sparkify-etl").iterdir())
-
-    [archive] = ask()
-    assert archive.suffix == ".jsa"
-    assert ask() == [archive]
-    whole = archive.read_bytes()
-    quarter = len(whole) // 4
-    for damaged in (whole[:-1_000_000], whole[:quarter] + bytes(quarter) + whole[2 * quarter :]):
-        archive.unlink(missing_ok=True)
-        archive.write_bytes(damaged)
-        assert ask() == []
-    assert ask() == [archive]
-    assert [path.name for path in tmp_path.iterdir()] == ["my cache"]
-
-
 def test_sql_is_answered_as_csv_in_utc_also_to_a_reader_that_soon_has_enough(sample_output, tmp_path):
     (tmp_path / "dl.cfg").write_text("[DATA]\nOUTPUT = elsewhere\n")
     sql = "SELECT start_time, hour(start_time) AS hour, user_agent FROM songplays ORDER BY start_time"

@@ -1,20 +1,15 @@
 """A place on this machine and on S3 by the one interface: listing, reading, writing, deleting; other servers of S3."""
 
-import bisect
 import io
 import os
 import pickle
 import re
-import shutil
-import string
-import subprocess
 import time
 import zipfile
-from pathlib import Path
 
 import pytest
 from proxy import Proxy
-from s3 import aws_of, client_of, contents, error_xml, put, serving, storage_at
+from s3 import aws_of, client_of, contents, error_xml, put, storage_at
 
 from sparkify import s3 as room
 from sparkify.aws import aws_client
@@ -246,34 +241,6 @@ def test_many_objects_are_listed_folder_by_folder_side_by_side(fast_endpoint, mo
     assert len(calls) < 2 * len(keys) / 2
 
 
-@pytest.mark.long
-def test_a_million_objects_take_little_more_than_a_thousand_requests(scripted):
-    """A server that makes up 26 x 26 x 26 folders of 57; what it gives is as many pages as S3 would."""
-    letters = string.ascii_uppercase
-    folders = [f"in/song_data/{a}/{b}/{c}/" for a in letters for b in letters for c in letters]
-    keys = [f"{folder}{number:02}" for folder in folders for number in range(57)]
-
-    def answer(method, path, query):
-        if method == "HEAD":
-            return 200, b""
-        prefix, delimiter, token = (query.get(name, "") for name in ("prefix", "delimiter", "continuation-token"))
-        if delimiter:
-            inner = sorted({key[: key.index("/", len(prefix)) + 1] for key in keys if key.startswith(prefix)})
-            entries = "".join(f"<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>" for name in inner)
-            return 200, f"<ListBucketResult><IsTruncated>false</IsTruncated>{entries}</ListBucketResult>".encode()
-        at = bisect.bisect_right(keys, token) if token else bisect.bisect_left(keys, prefix)
-        page = [key for key in keys[at : at + 1000] if key.startswith(prefix)]
-        more = at + 1000 < len(keys) and keys[at + 1000].startswith(prefix)
-        entries = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in page)
-        token = f"<NextContinuationToken>{page[-1]}</NextContinuationToken>" if more else ""
-        about = f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}"
-        return 200, f"<ListBucketResult>{about}{entries}</ListBucketResult>".encode()
-
-    server = scripted(answer)
-    assert len(storage_at(server.address, "s3://music/in").list()) == len(keys)
-    assert len(server.requests) < 1200
-
-
 # ---- Reading on S3 -----------------------------------------------------------------------------------------
 
 
@@ -424,34 +391,3 @@ def test_a_server_that_cannot_copy_is_refused_before_anything_is_touched(fast_en
 
 def test_the_cycle_on_moto(endpoint, tmp_path):
     cycle(endpoint, "whole-cycle", tmp_path)
-
-
-SERVERS = Path(__file__).resolve().parent / ".servers"
-
-
-def installed(program, *command, **changes):
-    """The path of a program in tests/.servers, installed there by a package manager the first time."""
-    path = SERVERS / program
-    if not path.exists():
-        if not shutil.which(command[0]):
-            pytest.skip(f"{command[0]} is not on this machine")
-        SERVERS.mkdir(exist_ok=True)
-        environment = {**os.environ, **{name: str(SERVERS / value) for name, value in changes.items()}}
-        subprocess.run(command, cwd=SERVERS, env=environment, check=True, capture_output=True)
-    return str(path)
-
-
-@pytest.mark.long
-def test_the_cycle_on_s3rver(tmp_path):
-    server = installed("node_modules/s3rver/bin/s3rver.js", "npm", "install", "--prefix", ".", "s3rver@3.7.1")
-    arguments = ("-d", str(tmp_path / "buckets"), "-a", "127.0.0.1", "-p", "PORT", "--no-vhost-buckets")
-    with serving(tmp_path, server, *arguments, program="node") as address:
-        cycle(address, "whole-cycle", tmp_path / "from", aws_access_key_id="S3RVER", aws_secret_access_key="S3RVER")
-
-
-@pytest.mark.long
-def test_the_cycle_on_gofakes3(tmp_path):
-    package = "github.com/johannesboyne/gofakes3/cmd/gofakes3@v1.2.0"
-    server = installed("gofakes3", "go", "install", package, GOBIN=".")
-    with serving(tmp_path, "-backend", "memory", "-host", "127.0.0.1:PORT", program=server) as address:
-        cycle(address, "whole-cycle", tmp_path / "from")

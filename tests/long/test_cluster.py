@@ -27,8 +27,6 @@ from sparkify.jars import s3a_packages
 from sparkify.java import find_java
 from sparkify.report import summary
 
-pytestmark = pytest.mark.long
-
 SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"
 
 

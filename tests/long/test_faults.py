@@ -1,6 +1,6 @@
 """Nothing lost: what the output holds after a run is killed, or its disk, its S3 or an executor fails.
 
-README.md in this folder lists the faults. An analyst who reads the tables after one finds the old ones or the new ones;
+../README.md lists the faults. An analyst who reads the tables after one finds the old ones or the new ones;
 after the next run all five are new.
 """
 
@@ -13,19 +13,14 @@ import sys
 import time
 
 import pytest
-from dirty import event, song, write_input
 from proxy import Proxy
 from s3 import client_of, contents, downloaded, put, write_config
 from tables import COLUMNS, ETL, assert_tables, environment, is_hidden, listing, run_etl, visible
-from test_lock import owner_of, sleeping  # noqa: F401
-
-import etl
-from sparkify import lock, session
 
 # ---- Killed anywhere in a run ------------------------------------------------------------------------------
 
 # Songs and artists begin together, and so do the other three tables. A step begins where another ends. The instants
-# between the moves have a test of their own, above.
+# between the moves have a test of their own, in ../test_publish.py.
 STEPS = ["find input", "start Spark", "read songs", "read logs", "write songs", "write songplays", "audit"]
 STEPS += ["publish"]
 INSTANTS = [f"{step} begins" for step in STEPS] + ["before the journal", "the journal", "publish ends"]
@@ -54,7 +49,6 @@ def kill_run(point, *arguments, cwd):
     assert paused, "".join(said)
 
 
-@pytest.mark.long
 def test_killed_at_any_instant_of_a_run_nothing_is_lost(inputs, lake):
     """One output, killed again and again: each run begins with what the one before has left."""
     now, other = inputs
@@ -73,7 +67,6 @@ def test_killed_at_any_instant_of_a_run_nothing_is_lost(inputs, lake):
     assert {path.name for path in (lake / "lake").iterdir()} <= {*COLUMNS, "_staging", "_published.json"}
 
 
-@pytest.mark.long
 def test_killed_at_any_instant_of_a_run_nothing_is_lost_on_s3(inputs, lake, fast_endpoint):
     s3, (now, other) = client_of(fast_endpoint), inputs
     put(s3, "killed", {f"lake/{k}": v for k, v in visible(lake / "lake").items() if v is not None})
@@ -88,59 +81,6 @@ def test_killed_at_any_instant_of_a_run_nothing_is_lost_on_s3(inputs, lake, fast
     assert_tables(downloaded(s3, "killed", "lake/", lake / "after"), now[1])
     hidden = [key for key in contents(s3, "killed", "lake/") if is_hidden(key) and "/_staging/" not in key]
     assert hidden == ["lake/_published.json"]
-
-
-# ---- Before Spark, and --recover -------------------------------------------------------------------------
-
-
-@pytest.fixture
-def without_spark(tmp_path, monkeypatch, capsys):
-    """Call main where it must not start Spark; gives (status, standard output, last line of standard error)."""
-    monkeypatch.setattr(session, "spark_session", lambda *_, **__: pytest.fail("Spark is started"))
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        status = etl.main(list(arguments))
-        said = capsys.readouterr()
-        return status, said.out, ([""] + said.err.splitlines())[-1]
-
-    return call
-
-
-@pytest.mark.parametrize("arguments", [["--input", "in"], ["--recover"]])
-def test_beside_a_living_run_nothing_is_begun_and_its_process_is_named(tmp_path, without_spark, sleeping, arguments):  # noqa: F811
-    write_input(tmp_path / "in", [song()], [event()])
-    (tmp_path / "lake").mkdir()
-    (tmp_path / "lake" / lock.LOCK).write_bytes(owner_of(sleeping))
-    before = listing(tmp_path)
-    status, _, line = without_spark(*arguments, "--output", "lake")
-    assert status == 2
-    assert line.startswith("etl.py: ")
-    assert f"process {sleeping} on box" in line
-    assert listing(tmp_path) == before
-
-
-@pytest.mark.parametrize("arguments", [["--query", "SELECT 1"], ["--report", "r.json"]])
-def test_recover_with_what_belongs_to_a_run_is_refused(arguments, without_spark):
-    status, _, line = without_spark("--recover", *arguments)
-    assert (status, "--recover" in line) == (2, True)
-
-
-def test_recover_without_an_output_is_refused(tmp_path, without_spark):
-    status, _, line = without_spark("--recover", "--output", str(tmp_path / "none"))
-    assert (status, line.startswith(f"etl.py: {tmp_path}/none: there is no such folder")) == (2, True)
-
-
-def test_recover_of_an_output_without_a_journal_changes_nothing(tmp_path, without_spark):
-    (tmp_path / "lake/users").mkdir(parents=True)
-    (tmp_path / "lake/users/a.parquet").write_text("a")
-    before = listing(tmp_path)
-    assert without_spark("--recover", "--output", "lake") == (
-        0,
-        f"etl.py: {tmp_path}/lake: nothing was interrupted\n",
-        "",
-    )
-    assert listing(tmp_path) == before
 
 
 # ---- Disks -------------------------------------------------------------------------------------------------
@@ -170,7 +110,6 @@ def on_a_disk(folder, fault, source):
     return process.stderr
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("left", [8, 24])
 def test_a_full_disk_leaves_the_old_tables(inputs, lake, left):
     fill = "dd if=/dev/zero of=disk/filling bs=1k 2>/dev/null; "
@@ -178,7 +117,6 @@ def test_a_full_disk_leaves_the_old_tables(inputs, lake, left):
     assert "No space left on device" in on_a_disk(lake, fill, inputs[1][0])
 
 
-@pytest.mark.long
 def test_an_output_that_is_read_only_halfway_leaves_the_old_tables(inputs, lake):
     there = "ls disk/_staging/*/users >/dev/null 2>&1"
     wait = f"(until {there}; do sleep .01; done; until mount -o remount,ro disk 2>/dev/null; do sleep .01; done) &"
@@ -237,14 +175,12 @@ def faulty(fast_endpoint, inputs, lake, run_here):
         server.close()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("code", [500, 503])
 def test_of_requests_to_s3_5_in_100_are_refused_and_the_run_ends_right(faulty, code):
     status, line, requests = faulty(lambda number, *_: code if number % 20 == 3 else None)
     assert (status, requests > 40) == (0, True), line
 
 
-@pytest.mark.long
 def test_answers_of_s3_that_break_off_are_asked_for_again(faulty):
     cut = set()
 
@@ -259,7 +195,6 @@ def test_answers_of_s3_that_break_off_are_asked_for_again(faulty):
     assert (status, len(cut)) == (0, 4), line
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("begins", [10, 25, 40])
 def test_s3_that_is_gone_for_five_seconds_loses_nothing(faulty, begins):
     since = []
@@ -273,7 +208,6 @@ def test_s3_that_is_gone_for_five_seconds_loses_nothing(faulty, begins):
     assert since
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("method", ["PUT", "POST"])
 def test_s3_that_never_comes_back_leaves_the_old_tables(faulty, method):
     gone = []

@@ -3,11 +3,13 @@
 
     python etl.py                                           the sample zips in data/ -> output/
     python etl.py --input FOLDER --output FOLDER            a folder with song_data/ and log_data/, or the two zips
-    python etl.py --input s3://IN --output s3://OUT         the same on S3; --bucket OUT for --output s3://OUT
+    python etl.py --input s3://IN --output s3://OUT         from and to S3; --bucket OUT for --output s3://OUT
     spark-submit etl.py --input FOLDER --output FOLDER      on a cluster: master, memory and cores are the cluster's
-    python etl.py --emr --input s3://IN --output s3://OUT   the same from here, on an EMR cluster started for it
-    python etl.py --catalog DATABASE --output s3://OUT      the same, and Athena, Spectrum and EMR know the tables
+    python etl.py --emr --input s3://IN --output s3://OUT   on an EMR cluster that is started for it from here
+    python etl.py --catalog DATABASE --output s3://OUT      after the run, Athena, Spectrum and EMR know the tables
+    python etl.py --load postgresql://… --output FOLDER     after the run, a database has the tables, too
     python etl.py --query FILE_OR_SQL --output FOLDER       ask the five tables there something
+    python etl.py --recover --output FOLDER                 complete a publishing that was interrupted
 
 In a notebook: `import etl`, `spark = etl.spark_session()`, then `etl.process_song_data(spark, "data", "lake")`,
 `etl.process_log_data(spark, "data", "lake")`, `etl.open_tables(spark, "lake")`. Importing does nothing else.
@@ -15,11 +17,12 @@ In a notebook: `import etl`, `spark = etl.spark_session()`, then `etl.process_so
 The words used here:
     play        an event of the app's log whose page is NextSong; its key is user, session, item in session and ts
     record      an event or a song as it is read: used, or rejected and kept with its source, the reason and its text
-    staging     the hidden folder where a run writes its tables, until all of them are published together
+    staging     the hidden folder where a run writes its tables, until all of them are published together; a laptop
+                writes those for S3 to a folder of its own first, and uploads them there
     audit       the rules that must hold for what was staged; nothing is published before they do
 
-Records are read in Python: by the driver where the input is small, else on the executors, to which Spark sends the
-functions of sparkify/. All else is Spark's own work.
+Records are read in Python: on a laptop by the driver where the input is small, else on the executors, to which Spark
+sends the functions of sparkify/ with each task: see Input in source.py. All else is Spark's own work.
 """
 
 import sys
@@ -59,12 +62,13 @@ try:
         PLAY_VALUES,
         SONG_KEY,
         SONG_VALUES,
+        SONGPLAY_VALUES,
         TABLES,
         USER_VALUES,
     )
     from sparkify.session import session, shuffle_tasks, spark_session, stop
     from sparkify.source import Counts, Input, count_records, find_input, opened
-    from sparkify.staging import Written, staged, write_rejected, write_tables
+    from sparkify.staging import Written, staging_folder, write_rejected, write_tables
     from sparkify.storage import storage_of
 except ImportError as error:
     missing = {
@@ -81,23 +85,23 @@ __all__ = ["TABLES", "Input", "audit", "count_records", "find_input", "open_tabl
 __all__ += ["process_song_data", "process_log_data", "songs_table", "artists_table", "songplays_table", "users_table"]
 __all__ += ["time_table", "songs_of", "chosen_songs", "songs_by_name", "plays_of", "first_of_each", "main"]
 
-JANUARY_1970 = 31 * 86_400_000  # ms
-LARGE_CATALOGUE = 500_000_000  # bytes, of a million songs: from here on, they don't go to every task whole (100 MB)
+FEBRUARY_1970 = 31 * 86_400_000  # ms
+LARGE_CATALOGUE = 500_000_000  # bytes of JSON, a million songs: above it their names (100 MB) aren't broadcast
 
 
 # --- The five tables: one function each -------------------------------------------------------------------------------
 
 
 def first_of_each(rows: DataFrame, key: list[str], order: list[Column]) -> DataFrame:
-    """One row for each key, the first in that order, which is the rows' own: so no order of files matters."""
-    copies = Window.partitionBy(*key).orderBy(*order)
-    numbered = rows.withColumn("copy", F.row_number().over(copies))
+    """One row for each key: the first by columns of the rows themselves, so that no order of files matters."""
+    by_key = Window.partitionBy(*key).orderBy(*order)
+    numbered = rows.withColumn("copy", F.row_number().over(by_key))
     return numbered.where("copy = 1").drop("copy")
 
 
-def smallest(values: list[str]) -> list[Column]:
+def ascending(columns: list[str]) -> list[Column]:
     """The order by some columns, one after the other, nulls last."""
-    return [F.col(name).asc_nulls_last() for name in values]
+    return [F.col(name).asc_nulls_last() for name in columns]
 
 
 def songs_of(records: DataFrame) -> DataFrame:
@@ -106,8 +110,8 @@ def songs_of(records: DataFrame) -> DataFrame:
 
 
 def chosen_songs(songs: DataFrame) -> DataFrame:
-    """Song records -> one a song: of several the smallest, by title, artist_id and so on, as SONG_VALUES has them."""
-    return first_of_each(songs, SONG_KEY, smallest(SONG_VALUES))
+    """Song records -> one a song: of several the first by title, then artist_id and so on, as SONG_VALUES has them."""
+    return first_of_each(songs, SONG_KEY, ascending(SONG_VALUES))
 
 
 def songs_table(songs: DataFrame) -> DataFrame:
@@ -120,7 +124,7 @@ def artists_table(songs: DataFrame) -> DataFrame:
 
     Of an artist's names the smallest by its UTF-8 bytes is taken, 'X' before 'X feat. Y'; then of the locations.
     """
-    distinct = first_of_each(songs, ARTIST_KEY, smallest(ARTIST_VALUES))
+    distinct = first_of_each(songs, ARTIST_KEY, ascending(ARTIST_VALUES))
     return distinct.select(
         "artist_id",
         F.col("artist_name").alias("name"),
@@ -141,7 +145,7 @@ def songs_by_name(songs: DataFrame) -> DataFrame:
 
 
 def plays_of(events: DataFrame) -> DataFrame:
-    """Event records -> plays, copies among them: PLAY_KEY, PLAY_VALUES and is_latest. No other record has a ts."""
+    """Event records -> plays, copies among them: PLAY_KEY, PLAY_VALUES and is_latest. Only a play has a ts."""
     return events.where(F.col("ts").isNotNull()).select(*PLAY_KEY, *PLAY_VALUES, "is_latest")
 
 
@@ -154,8 +158,8 @@ def songplays_table(plays: DataFrame, names: DataFrame) -> DataFrame:
     8 million plays, 1 in 37 for a billion; the audit finds it and publishes nothing.
     Of several songs of a play's name the one with the nearest duration wins, then the smallest song_id.
     """
-    ts_first = PLAY_KEY[::-1]  # nearly every play has its own: the sort rarely has to look at the others
-    distinct = first_of_each(plays, ts_first, smallest([name for name in PLAY_VALUES if name not in USER_VALUES]))
+    ts_first = PLAY_KEY[::-1]  # nearly every play has its own ts: the sort rarely has to look at the other columns
+    distinct = first_of_each(plays, ts_first, ascending(SONGPLAY_VALUES))
     matched = distinct.join(names, ["song", "artist"], "left")
 
     def distance(song: Column) -> Column:
@@ -185,9 +189,9 @@ def users_table(plays: DataFrame) -> DataFrame:
 
     All are those of the user's last play: by ts, then item_in_session, then session_id.
     """
-    candidates = plays.where("is_latest")  # of what was read together: few plays are left to be ordered
+    candidates = plays.where("is_latest")  # of the plays read together: so few are left to be ordered
     latest = [F.col(name).desc() for name in ("ts", "item_in_session", "session_id")]
-    last_plays = first_of_each(candidates, ["user_id"], [*latest, *smallest(PLAY_VALUES)])
+    last_plays = first_of_each(candidates, ["user_id"], [*latest, *ascending(PLAY_VALUES)])
     return last_plays.select("user_id", *USER_VALUES, "level")
 
 
@@ -217,7 +221,7 @@ def time_table(plays: DataFrame) -> DataFrame:
 class Made(NamedTuple):
     """The Counts of the records of a kind, and what was written of each table made of them."""
 
-    records: Counts
+    counts: Counts
     tables: dict[str, Written]
 
 
@@ -271,7 +275,7 @@ def process_log_data(
     with steps("read logs"):
         counts, planned = side_by_side(functools.partial(count_records, records), tables)
     write_rejected(records, "logs", counts, max_rejected, output_data)
-    if counts.used and counts.last < JANUARY_1970:
+    if counts.used and counts.last < FEBRUARY_1970:
         say("etl.py: warning: all plays are in January 1970: is ts in seconds? It is read as milliseconds")
     elif not counts.used:
         say("etl.py: warning: no event is a play: songplays, users and time are empty")
@@ -289,7 +293,7 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
         output = storage_of(settings.output, settings.aws)
         check_output(settings.input, output, settings.report)
     run_id = new_run_id()
-    with contextlib.ExitStack() as held:  # Spark ends last: when the lock is given up, and the summary printed
+    with contextlib.ExitStack() as held:  # Spark is stopped last: after the lock is released and the summary printed
         with Lock(output, run_id) as lock:
             ending.outcome = "nothing is published"
             source.read_ahead()
@@ -298,16 +302,16 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
             if into:
                 check_load(spark, into)
             prepare(output, lock)
-            with steps.bar(spark), staged(spark, output, run_id, ending.work) as staging:
+            with steps.bar(spark), staging_folder(spark, output, run_id, ending.work) as staging:
                 arguments = spark, source, staging, settings.max_rejected, steps
-                songs, logs = side_by_side(
+                of_songs, of_logs = side_by_side(
                     functools.partial(process_song_data, *arguments), functools.partial(process_log_data, *arguments)
                 )
                 with steps("audit"):
                     plays = plays_of(source.records(spark, "logs"))
                     audit(spark, staging, songs_of(source.records(spark, "songs")), plays)
-                    audit_rejected(spark, staging, {"songs": songs.records, "logs": logs.records})
-                rows = {table: written.rows for table, written in {**songs.tables, **logs.tables}.items()}
+                    audit_rejected(spark, staging, {"songs": of_songs.counts, "logs": of_logs.counts})
+                rows = {table: written.rows for table, written in {**of_songs.tables, **of_logs.tables}.items()}
                 for warning in much_smaller((last_published(output) or {}).get("rows", {}), rows):
                     say(warning)
                 with steps("publish"):
@@ -323,11 +327,11 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
             "seconds": steps.since_start(),
             "steps": steps.seconds,
             "input": {
-                "songs": songs_in_report(len(source.files["songs"]), songs.records, rows["songs"]),
-                "logs": logs_in_report(len(source.files["logs"]), logs.records, rows["songplays"]),
+                "songs": songs_in_report(len(source.files["songs"]), of_songs.counts, rows["songs"]),
+                "logs": logs_in_report(len(source.files["logs"]), of_logs.counts, rows["songplays"]),
             },
             "tables": tables_in_report(output, settings.output, rows),
-            "matched_plays": logs.tables["songplays"].with_song,
+            "matched_plays": of_logs.tables["songplays"].with_song,
         }
         try:
             register_published(settings)
@@ -344,7 +348,7 @@ def main(argv: Optional[list[str]] = None) -> int:
     """Run with the given arguments; returns the exit status: 0 done, 1 failed, 2 called wrongly."""
     with Ending() as ending:
         settings = read_settings(argv)
-        if settings.stop:
+        if settings.cluster_to_stop:
             stop_cluster(settings)
         elif settings.recover:
             print(f"etl.py: {recover_only(storage_of(settings.output, settings.aws))}")
@@ -361,10 +365,10 @@ def main(argv: Optional[list[str]] = None) -> int:
                 conclude(report, settings)
             if settings.cluster is not None or settings.no_run:
                 register_published(settings)
-                load_only(settings, ending, into)
+                load_only(settings, ending, into)  # PostgreSQL
             else:
-                run(settings, ending, into)
-            load_registered(settings)
+                run(settings, ending, into)  # with its catalogue, and PostgreSQL
+            load_registered(settings)  # Redshift
     return ending.status
 
 

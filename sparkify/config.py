@@ -53,7 +53,7 @@ class Settings:
     no_run: bool = False  # work on what lies in the output already
     dry_run: bool = False  # print what would be loaded
     cluster: str | None = None  # the EMR cluster to run the job on; "": a new one
-    stop: str | None = None  # the EMR cluster to end
+    cluster_to_stop: str | None = None  # on EMR
     load: str | None = None  # the database that the tables are loaded into
     aws: dict[str, str] = field(default_factory=dict, repr=False)  # dl.cfg's [AWS]: holds secrets
     emr: dict[str, str] = field(default_factory=dict)  # dl.cfg's [EMR]
@@ -87,7 +87,7 @@ def read_settings(argv: Sequence[str] | None = None) -> Settings:
         no_run=arguments.no_run,
         dry_run=arguments.dry_run,
         cluster=arguments.cluster,
-        stop=arguments.stop,
+        cluster_to_stop=arguments.cluster_to_stop,
         aws=aws,
         emr=config["emr"],
         load=load,
@@ -160,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     new = "run on a new EMR cluster, which ends itself"
     add("--emr", action="store_const", const="", dest="cluster", help=new)
     add("--emr-cluster", type=_filled, metavar="ID", dest="cluster", help="run on an EMR cluster that is running")
-    add("--emr-stop", type=_filled, metavar="ID", dest="stop", help="end an EMR cluster")
+    add("--emr-stop", type=_filled, metavar="ID", dest="cluster_to_stop", help="end an EMR cluster")
     parser.add_argument("--version", action="version", version=f"etl.py {VERSION}")
     return parser
 
@@ -191,19 +191,19 @@ def _fraction(value: str) -> float:
 def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     """Raise UsageError for flags that don't go together."""
     asks = arguments.query is not None
-    on_emr = arguments.cluster is not None or arguments.stop is not None
+    on_emr = arguments.cluster is not None or arguments.cluster_to_stop is not None
     to_redshift = is_redshift(arguments.load)
     refused = {
         "--bucket and --output name the same thing: give one": arguments.bucket and arguments.output,
         "--csv needs --query": arguments.csv and not asks,
         "--report needs a run: leave out --report, or --query and --emr-stop": (
-            arguments.report and (asks or arguments.stop)
+            arguments.report and (asks or arguments.cluster_to_stop)
         ),
         "--recover runs nothing else: leave out all flags but --output, --bucket and --config": (
             arguments.recover and (asks or arguments.report or on_emr)
         ),
         "--catalog and --load need a run, or --no-run: leave out --query, --recover and --emr-stop": (
-            (arguments.catalog or arguments.load) and (asks or arguments.recover or arguments.stop)
+            (arguments.catalog or arguments.load) and (asks or arguments.recover or arguments.cluster_to_stop)
         ),
         "--query runs on this machine: leave out --query or --emr…": asks and on_emr,
         "--no-run goes only with --load and --catalog: leave out --query, --recover, --report and --emr…": (

@@ -70,13 +70,13 @@ def stop_cluster(settings: Settings) -> None:
     """End a cluster."""
     aws = storage_of(settings.output, settings.aws).aws if is_s3(settings.output) else settings.aws
     client = aws_client(aws, "emr")
-    with aws_calls(f"cluster {settings.stop}", "elasticmapreduce:TerminateJobFlows"):
-        state = client.describe_cluster(ClusterId=settings.stop)["Cluster"]["Status"]["State"]
+    with aws_calls(f"cluster {settings.cluster_to_stop}", "elasticmapreduce:TerminateJobFlows"):
+        state = client.describe_cluster(ClusterId=settings.cluster_to_stop)["Cluster"]["Status"]["State"]
         if state.startswith("TERMINATED"):
-            print(f"cluster {settings.stop} is {state} already")
+            print(f"cluster {settings.cluster_to_stop} is {state} already")
             return
-        client.terminate_job_flows(JobFlowIds=[settings.stop])
-    print(f"cluster {settings.stop} is ending; what it published stays")
+        client.terminate_job_flows(JobFlowIds=[settings.cluster_to_stop])
+    print(f"cluster {settings.cluster_to_stop} is ending; what it published stays")
 
 
 # ---- Before anything is started --------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pyspark
 
-from sparkify.java import on_a_cluster, spark_jars
+from sparkify.java import by_spark_submit, spark_jars
 from sparkify.report import say
 
 POSTGRES_DRIVER = "org.postgresql:postgresql:42.7.8"
@@ -31,7 +31,7 @@ def hadoop_package(name: str) -> str:
 
 def s3a_packages() -> list[str]:
     """The package of the S3A that belongs to the Hadoop in pyspark; none where it is there already."""
-    if on_a_cluster() or list(spark_jars().glob("hadoop-aws-*.jar")):
+    if by_spark_submit() or list(spark_jars().glob("hadoop-aws-*.jar")):
         return []
     package = hadoop_package("hadoop-aws")
     version = package.rpartition(":")[2]
@@ -41,7 +41,7 @@ def s3a_packages() -> list[str]:
 def postgres_packages() -> list[str]:
     """The package of PostgreSQL's driver; none where the user has put a jar of it into Spark's, or named it."""
     named = "postgresql" in os.environ.get("PYSPARK_SUBMIT_ARGS", "")
-    if named or on_a_cluster() or list(spark_jars().glob("postgresql-*.jar")):
+    if named or by_spark_submit() or list(spark_jars().glob("postgresql-*.jar")):
         return []
     return wanted(POSTGRES_DRIVER, "Spark writes to PostgreSQL", 1)
 

@@ -30,7 +30,7 @@ LEFT = "-XX:ArchiveClassesAtExit="  # and one to leave
 UNUSED_ARCHIVE = 90 * 24 * 3600  # seconds after which an archive of classes that no run took is deleted
 
 
-def on_a_cluster() -> bool:
+def by_spark_submit() -> bool:
     """Whether spark-submit has started this program, and Java with it."""
     return "PYSPARK_GATEWAY_PORT" in os.environ
 

@@ -19,7 +19,7 @@ from sparkify.lock import LOCK, Lock
 from sparkify.parallel import in_parallel
 from sparkify.places import DATA_FOLDERS, bucket_and_key, data_files, is_hidden, is_s3
 from sparkify.report import pause, say
-from sparkify.schema import STAGED, TABLES
+from sparkify.schema import FOLDERS, TABLES
 from sparkify.storage import LocalStorage
 
 STAGING_DAYS = 7  # the staging of a run that began longer ago is removed
@@ -40,7 +40,7 @@ def staging_of(run_id: str) -> str:
 
 def prepare(storage: Any, lock: Lock) -> None:
     """Complete what was interrupted before, and remove what dead runs have left; each is said."""
-    if recovered := recover(storage, lock):
+    if recovered := move_by_journal(storage, lock):
         say(f"finished publishing run {recovered}, which was interrupted")
     for old in discard_old_staging(storage):
         say(f"removed what run {old} left in {storage.path('_staging')}")
@@ -56,16 +56,16 @@ def publish(storage: Any, run_id: str, lock: Lock, rows: Mapping[str, int]) -> N
     staging = staging_of(run_id)
     start = len(staging) + 1
     files = Counter(name[start:].split("/")[0] for name in data_files(storage.list(staging)))
-    journal = {"run_id": run_id, "staged": {folder: files[folder] for folder in STAGED}, "rows": rows}
+    journal = {"run_id": run_id, "staged": {folder: files[folder] for folder in FOLDERS}, "rows": rows}
     pause("before the journal")
     lock.check()
     if read_journal(storage) is not None:
         raise JobError(f"{storage.path(JOURNAL)} is there already: run it again, which completes that publishing first")
     storage.write(JOURNAL, json.dumps(journal).encode())
-    recover(storage, lock)
+    move_by_journal(storage, lock)
 
 
-def recover(storage: Any, lock: Lock) -> Optional[str]:
+def move_by_journal(storage: Any, lock: Lock) -> Optional[str]:
     """Do what a journal says, from wherever the publishing stopped; the run's id, or None without a journal."""
     journal = read_journal(storage)
     if journal is None:
@@ -142,7 +142,7 @@ def recover_only(storage: Any) -> str:
     if not there and not any(storage.stored(name) for name in (LOCK, JOURNAL)):
         raise UsageError(f"there is nothing in {storage.place}: name the --output of a run")
     with Lock(storage, new_run_id(), take=True) as lock:
-        recovered = recover(storage, lock)
+        recovered = move_by_journal(storage, lock)
     done = [lock.replaced] if lock.replaced else []
     if recovered:
         done.append(f"finished publishing run {recovered}, which was interrupted")

@@ -5,7 +5,8 @@ All other places that a new column needs: 'Adding a column' in tests/README.md.
 
 from typing import NamedTuple
 
-# Field of a JSON object -> (column of its record, type). The order of the values chooses among copies of a record.
+# Field of a JSON object -> (column of its record, type). Of a record's copies, the one is chosen that is first by these
+# columns in this order: see PLAY_VALUES, SONG_VALUES, ARTIST_VALUES.
 EVENT_FIELDS: dict[str, tuple[str, str]] = {
     "userId": ("user_id", "bigint"),
     "sessionId": ("session_id", "bigint"),
@@ -34,8 +35,11 @@ SONG_FIELDS: dict[str, tuple[str, str]] = {
 }
 # The first of EVENT_FIELDS, in the order in which songplay_id hashes them: another order gives other ids.
 PLAY_KEY = ["user_id", "session_id", "item_in_session", "ts"]
-PLAY_VALUES: list[str] = [column for column, _ in EVENT_FIELDS.values() if column not in PLAY_KEY]
-USER_VALUES = ["first_name", "last_name", "gender"]  # of a play: songplays has none of them
+USER_VALUES = ["first_name", "last_name", "gender"]  # columns of a play that songplays hasn't got
+SONGPLAY_VALUES: list[str] = [
+    column for column, _ in EVENT_FIELDS.values() if column not in PLAY_KEY and column not in USER_VALUES
+]
+PLAY_VALUES: list[str] = [*SONGPLAY_VALUES, *USER_VALUES]  # in this order songplays and users choose the same copy
 SONG_KEY = ["song_id"]
 SONG_VALUES: list[str] = [column for column, _ in SONG_FIELDS.values() if column not in SONG_KEY]
 ARTIST_KEY = ["artist_id"]
@@ -160,4 +164,4 @@ DESCRIPTIONS: dict[str, tuple[str, dict[str, str]]] = {
         },
     ),
 }
-STAGED = (*TABLES, "_rejected")  # the folders that a run stages and publishes
+FOLDERS = (*TABLES, "_rejected")  # what a run stages and publishes

@@ -37,11 +37,11 @@ from sparkify.java import (
     ARCHIVE_OPTION,
     archive_left,
     archive_options,
+    by_spark_submit,
     find_java,
     java_options,
     keep_archive,
     launcher_options,
-    on_a_cluster,
     remove_archive,
     spark_jars,
     undisturbed,
@@ -89,7 +89,7 @@ def spark_session(work: Optional[str] = None, small: bool = False, packages: Seq
     settings = dict(SQL_SETTINGS)
     if small and not is_the_callers:
         settings.update(SMALL_SETTINGS)
-    if on_a_cluster() or is_the_callers:
+    if by_spark_submit() or is_the_callers:
         return SparkSession.builder.config(map=settings).getOrCreate()
     os.environ["JAVA_HOME"] = home = find_java(pyspark.__version__)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
@@ -213,7 +213,7 @@ def java_heard(work: str) -> Iterator[None]:
     try:
         yield
     except (Py4JError, PySparkException) as error:
-        log = "" if on_a_cluster() else f"; see {os.path.join(work, 'spark.log')}"
+        log = "" if by_spark_submit() else f"; see {os.path.join(work, 'spark.log')}"
         raise JobError(f"the job failed: {java_cause(error)}{log}") from error
 
 

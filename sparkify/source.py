@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 
 import sparkify
 from sparkify.errors import PlaceError, UsageError
-from sparkify.java import on_a_cluster
+from sparkify.java import by_spark_submit
 from sparkify.places import DATA_FOLDERS, is_hidden, is_s3, literal_path
 from sparkify.records import UNREADABLE, Row, is_by_line, rows_in
 from sparkify.report import say
@@ -78,7 +78,7 @@ class Input:
 
     def read_ahead(self) -> None:
         """Begin to read a small input on threads, while Spark starts. On a cluster the tasks read."""
-        if not self.is_small or on_a_cluster():
+        if not self.is_small or by_spark_submit():
             return
         pool = ThreadPoolExecutor(len(self.files))
         for kind, files in self.files.items():

@@ -25,10 +25,11 @@ class Written(NamedTuple):
 
 
 @contextlib.contextmanager
-def staged(spark: SparkSession, output: Any, run_id: str, work: str) -> Iterator[str]:
+def staging_folder(spark: SparkSession, output: Any, run_id: str, work: str) -> Iterator[str]:
     """The folder where a run writes its tables: one of this machine, or on S3, where executors are on others.
 
-    What is in it is kept where the audit fails, or where the next run is to complete the publishing; else it goes.
+    What is in it is kept after a JobError, as of the audit, and where the next run is to complete the publishing; else
+    it goes.
     """
     staging = output.path(staging_of(run_id))
     if is_s3(output.place) and is_local(spark):
@@ -38,7 +39,7 @@ def staged(spark: SparkSession, output: Any, run_id: str, work: str) -> Iterator
     try:
         yield staging
     except JobError:
-        raise  # of the audit it names what is kept; who lost the lock must touch nothing
+        raise  # its message names the folder; who lost the lock must delete nothing
     except BaseException as error:
         if isinstance(error, KeyboardInterrupt):
             kill_java(spark)

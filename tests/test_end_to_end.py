@@ -1,7 +1,7 @@
 """etl.py run as a user runs it, in a process of its own, held against the oracle row by row.
 
 A run takes some seconds, so the tests share most of them: the sample from an empty folder; again onto that output, in
-another zone; by spark-submit; 100,000 events in folders; both taken for large; every kind of dirt in zips.
+another zone; every kind of dirt in zips.
 """
 
 import contextlib

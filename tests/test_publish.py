@@ -25,9 +25,9 @@ from sparkify.publish import (
     RUN_TIME,
     check_output,
     discard_old_staging,
+    move_by_journal,
     publish,
     read_journal,
-    recover,
     recover_only,
     staging_of,
 )
@@ -49,7 +49,7 @@ def publishing(storage):
 def recovering(storage):
     """What the next run does first."""
     with Lock(storage, "next") as lock:
-        return recover(storage, lock)
+        return move_by_journal(storage, lock)
 
 
 # ---- Killed between two moves ------------------------------------------------------------------------------
@@ -301,7 +301,7 @@ def test_publishing_takes_few_requests_and_aborts_unfinished_uploads(s3, endpoin
     calls = counted(storage)
     check_output("s3://elsewhere", storage)
     with Lock(storage, RUN_ID) as lock:
-        recover(storage, lock)
+        move_by_journal(storage, lock)
         discard_old_staging(storage)
         storage.upload(str(staged), staging_of(RUN_ID))
         publish(storage, RUN_ID, lock, {})

@@ -1,7 +1,6 @@
 """S3 in whole runs, against moto's server; what storage.py does with S3, and what is said, has tests of its own.
 
-A whole run takes some seconds, so the tests share three of them: the sample from zips into a bucket; odd keys
-onto the same tables; one that fails with a secret at hand.
+A whole run takes some seconds, so the tests share one: the sample from zips into a bucket.
 """
 
 import json

@@ -15,7 +15,7 @@ from sparkify import s3 as room
 from sparkify.aws import aws_client
 from sparkify.errors import PlaceError, UsageError
 from sparkify.lock import Lock
-from sparkify.publish import check_output, discard_old_staging, publish, recover, staging_of
+from sparkify.publish import check_output, discard_old_staging, move_by_journal, publish, staging_of
 from sparkify.schema import TABLES
 from sparkify.storage import LocalStorage, storage_of
 
@@ -325,7 +325,7 @@ def cycle(address, bucket, folder, runs=2, **keys):
             path.write_text(texts[name])
         check_output(f"s3://{bucket}", storage)
         with Lock(storage, run_id) as lock:
-            assert recover(storage, lock) is None
+            assert move_by_journal(storage, lock) is None
             discard_old_staging(storage)
             storage.upload(str(folder / run_id), staging_of(run_id))
             publish(storage, run_id, lock, {})

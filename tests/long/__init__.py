@@ -1,1 +1,1 @@
-"""What takes minutes: `tests/run tests/long`. A file is named as the one in ../ whose subject it shares."""
+"""What takes minutes: `tests/run tests/long`. A file of a name that is in ../, too, shares its subject and fixtures."""

@@ -1,4 +1,4 @@
-"""Nothing lost: what the output holds after a run is killed, or its disk, its S3 or an executor fails.
+"""Nothing lost: what the output holds after a run is killed, or its disk or its S3 fails.
 
 ../README.md lists the faults. An analyst who reads the tables after one finds the old ones or the new ones;
 after the next run all five are new.

@@ -15,12 +15,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from s3 import endpoint, fast_endpoint, no_aws_from_outside, s3, scripted  # noqa: E402, F401  (fixtures)
 
 LONGEST = (
-    "test_s3.py",
     "test_end_to_end.py",
-    "test_faults.py",
-    "test_notebook.py",
-    "test_readme.py",
-    "test_property.py",
+    "test_s3.py",
+    "test_postgres.py",
+    "test_catalog.py",
+    "test_bad_input.py",
+    "test_emr.py",
+    "test_redshift.py",
 )
 
 

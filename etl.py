@@ -73,7 +73,7 @@ try:
 except ImportError as error:
     missing = {
         "sparkify": "put the folder sparkify beside etl.py, or give spark-submit --py-files sparkify.zip",
-        "pyspark": "pip install -r requirements.txt",
+        "pyspark": "activate the environment that has it, or pip install -r requirements.txt",
     }
     if error.name not in missing:
         raise

@@ -185,7 +185,7 @@ def _fraction(value: str) -> float:
     with contextlib.suppress(ValueError):
         if 0 <= float(value) <= 1:
             return float(value)
-    raise argparse.ArgumentTypeError(f"{value} is not from 0 to 1")
+    raise argparse.ArgumentTypeError(f"{value} is no fraction from 0 to 1, as 0.05 is")
 
 
 def _refuse_contradictions(arguments: argparse.Namespace) -> None:

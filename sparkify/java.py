@@ -27,7 +27,7 @@ from sparkify.report import say
 FOR_SECONDS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 ARCHIVE_OPTION = "-XX:SharedArchiveFile="  # Java's option that names an archive of classes to start from
 LEFT = "-XX:ArchiveClassesAtExit="  # and one to leave
-UNUSED_ARCHIVE = 90 * 24 * 3600  # seconds after which an archive of classes that no run took is deleted
+UNUSED_ARCHIVE = 30 * 24 * 3600  # seconds after which an archive of classes that no run took is deleted
 
 
 def by_spark_submit() -> bool:

@@ -1,5 +1,6 @@
 """Work side by side on threads."""
 
+import contextlib
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Callable
@@ -19,8 +20,8 @@ def in_parallel(action: Callable[[Any], Any], items: Collection) -> list[Any]:
             for future in futures:
                 future.cancel()
             while isinstance(error, KeyboardInterrupt) and wait(futures, 0.5).not_done:
-                if spark := SparkSession.getActiveSession():
-                    spark.sparkContext.cancelAllJobs()
+                with contextlib.suppress(Exception):  # there is no session, or Java was told to end as well
+                    SparkSession.getActiveSession().sparkContext.cancelAllJobs()
             raise
 
 

@@ -85,7 +85,8 @@ def query(spark: SparkSession, sql: str) -> DataFrame:
 def _wrong_query(error: Exception) -> UsageError:
     """What Spark or Java says about a query, in many lines, as an error of one."""
     said = java_cause(error) if isinstance(error, Py4JError) else str(error).strip().splitlines()[0]
-    return UsageError(f"the query can't be answered: {said}")
+    hint = f"; the tables are {', '.join(TABLES)}" if "TABLE_OR_VIEW_NOT_FOUND" in said else ""
+    return UsageError(f"the query can't be answered: {said}{hint}")
 
 
 # ---- How an answer looks ---------------------------------------------------------------------------------
@@ -165,4 +166,5 @@ def _sql_of(given: str) -> str:
         content = sys.stdin.buffer.read() if given == "-" else Path(given).read_bytes()
         return content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"can't read the query {given}: {getattr(error, 'strerror', None) or error}") from None
+        said = getattr(error, "strerror", None) or error
+        raise UsageError(f"can't read the query {given}: {said}: name a file, or give the SQL itself") from None

@@ -121,17 +121,19 @@ def find_input(place: str, aws: Optional[dict[str, str]] = None) -> Input:
     storage = storage_of(place, aws or {})
     sizes = storage.list()
     files = {kind: files_of(storage, sizes, word) for kind, word in KINDS.items()}
-    for kind, word in KINDS.items():
-        if not files[kind]:
-            raise UsageError(
-                f"no {word} JSON in {place}: it needs {word}_data/**/*.json, or {word}-data.zip with JSON in it"
-            )
     left_out = [name for name in sizes if DATA_FOLDERS.intersection(name.split("/")[:-1]) and not is_json(name)]
     if left_out:
         say(
             f"etl.py: warning: files skipped: {len(left_out):,}, for example {storage.path(min(left_out))}; only "
             ".json, .jsonl and .ndjson files, also with .gz, and names without an extension are read"
         )
+    for kind, word in KINDS.items():
+        if not files[kind]:
+            is_inside = place.rstrip("/").rpartition("/")[2] in DATA_FOLDERS
+            raise UsageError(
+                f"no {word} JSON in {place}: it needs {word}_data/**/*.json, or {word}-data.zip with JSON in it"
+                f"{'; name the folder above it' if is_inside else ''}"
+            )
     return Input(storage, files)
 
 

@@ -28,7 +28,7 @@ DISK_HINTS = {
     errno.EACCES: "check who may read and write there",
     errno.EPERM: "check who may read and write there",
     errno.EROFS: "it can only be read: choose another folder",
-    errno.ENOTDIR: "name a folder",
+    errno.ENOTDIR: "name a folder, or remove the file that is in its place",
 }
 
 

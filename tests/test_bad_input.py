@@ -298,7 +298,7 @@ def processes_of(session):
     return found
 
 
-def interrupt(tmp_path, line, number):
+def interrupt(tmp_path, line, number, kill=os.kill):
     """A run that gets a signal after the line of a step says one line and leaves nothing."""
     lake = tmp_path / "lake"
     earlier_output(lake)
@@ -325,7 +325,7 @@ def interrupt(tmp_path, line, number):
         said += more
     if line == "find input":
         time.sleep(0.7)
-    os.kill(process.pid, number)
+    kill(process.pid, number)
     stdout, rest = process.communicate(timeout=300)
     assert (process.returncode, stdout) == (1, "")
     assert last_line(said + rest) == "etl.py: interrupted; nothing is published"

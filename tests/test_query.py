@@ -120,6 +120,11 @@ def test_any_query_is_answered(opened, sql):
     assert [list(row) for row in query(opened, sql).collect()] == [[50]]
 
 
+def test_a_table_that_is_not_there_is_answered_by_those_that_are(opened):
+    with pytest.raises(UsageError, match="TABLE_OR_VIEW_NOT_FOUND.*; the tables are songplays, users, songs, artists"):
+        query(opened, "SELECT * FROM song")
+
+
 @pytest.mark.parametrize(
     "sql",
     [

@@ -39,6 +39,16 @@ def test_hidden_files_and_folders_are_no_data(place):
     assert names(place, "logs") == ["log_data/2018/11/2018-11-01-events.json"]
 
 
+def test_where_no_file_can_be_read_it_is_said_which_were_skipped_and_which_folder_to_name(place, capsys):
+    with pytest.raises(UsageError, match="no song JSON in .*song_data: .*; name the folder above it$"):
+        find_input(str(place / "song_data"))
+    (log,) = (place / "log_data/2018/11").iterdir()
+    log.rename(log.with_suffix(".txt"))
+    with pytest.raises(UsageError, match="no log JSON in .* with JSON in it$"):
+        find_input(str(place))
+    assert "files skipped: 1, for example " in capsys.readouterr().err
+
+
 def test_folders_that_are_linked_to_each_other_are_read_once(place):
     for name in "abc":
         (place / "log_data" / name).mkdir()

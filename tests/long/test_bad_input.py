@@ -1,6 +1,7 @@
 """What is wrong late: full disks, and a signal while tasks run."""
 
 import json
+import os
 import resource
 import shlex
 import signal
@@ -42,16 +43,17 @@ def test_what_fails_after_the_publishing_says_that_the_tables_are_there(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("line", "number"),
+    ("line", "number", "kill"),
     [
-        ("write", signal.SIGTERM),
-        ("start Spark", signal.SIGTERM),
-        ("write", signal.SIGINT),
-        ("read logs", signal.SIGINT),
+        ("write", signal.SIGTERM, os.kill),
+        ("write", signal.SIGTERM, os.killpg),  # Java is told to end, too
+        ("start Spark", signal.SIGTERM, os.kill),
+        ("write", signal.SIGINT, os.kill),
+        ("read logs", signal.SIGINT, os.kill),
     ],
 )
-def test_a_run_interrupted_while_tasks_run_is_one_line_and_leaves_nothing(tmp_path, line, number):
-    interrupt(tmp_path, line, number)
+def test_a_run_interrupted_while_tasks_run_is_one_line_and_leaves_nothing(tmp_path, line, number, kill):
+    interrupt(tmp_path, line, number, kill)
 
 
 def test_many_lines_that_are_no_utf8_before_their_carriage_return_are_kept(tmp_path, run_here):

@@ -28,8 +28,8 @@ class Written(NamedTuple):
 def staging_folder(spark: SparkSession, output: Any, run_id: str, work: str) -> Iterator[str]:
     """The folder where a run writes its tables: one of this machine, or on S3, where executors are on others.
 
-    What is in it is kept after a JobError, as of the audit, and where the next run is to complete the publishing; else
-    it goes.
+    What is in it is kept after a JobError, such as the audit's, and where the next run is to complete the publishing;
+    else it goes.
     """
     staging = output.path(staging_of(run_id))
     if is_s3(output.place) and is_local(spark):

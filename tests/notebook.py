@@ -29,8 +29,8 @@ def joined(outputs):
 
 def executed(notebook, folder=ROOT):
     """A notebook, run in a folder, with its outputs; what a machine or a run alone puts there is left out."""
-    os.environ["SPARKIFY_CLASS_ARCHIVE"] = "off"  # else the first run says that it leaves one
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
+    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}})
+    client.execute(env={**os.environ, "SPARKIFY_CLASS_ARCHIVE": "off"})  # else the first run says that it leaves one
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if "outputs" in cell:

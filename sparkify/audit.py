@@ -32,6 +32,7 @@ def one_row_each(table: str, what: str, references: list[str]) -> Rule:
     key, has_months = TABLES[table].key, "month" in TABLES[table].partitions
     own = "if(year <> year(start_time) OR month <> month(start_time), 2, 1)" if has_months else "1"
     # For nearly as many keys as rows, as in etl.time_table: with Spark's own ways it takes twice as long.
+    # Fewer keys: without a shuffle, where one task does it all.
     hint = "REPARTITION({tasks}, key)" if has_months else "COALESCE({tasks})"
     wanted = " ".join(f"UNION ALL SELECT key, 0 FROM ({query}) WHERE key IS NOT NULL" for query in references)
     query = f"""

@@ -77,7 +77,7 @@ class Input:
         return self.size < SMALL_INPUT and number <= SMALL_NUMBER
 
     def read_ahead(self) -> None:
-        """Begin to read a small input on threads, while Spark starts. On a cluster the tasks read."""
+        """Begin to read a small input on threads, while Spark starts. Under spark-submit the tasks read."""
         if not self.is_small or by_spark_submit():
             return
         pool = ThreadPoolExecutor(len(self.files))

@@ -193,7 +193,7 @@ def test_a_rerun_in_another_zone_gives_the_same_tables_and_a_report(sample, tmp_
     assert not list(run.output.glob("_staging*"))
 
 
-# ---- Larger and dirty ------------------------------------------------------------------------------------
+# ---- Dirty -----------------------------------------------------------------------------------------------
 
 
 def write_zip(folder, name, files):

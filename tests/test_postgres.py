@@ -515,6 +515,3 @@ def test_a_hint_goes_by_the_code_or_by_the_words():
     assert jdbc.hint_for("XX000", "could not write init file") == jdbc.HINTS["53100"]
     assert jdbc.hint_for("08004", "The server does not support SSL.") == jdbc.HINTS["ssl"]
     assert jdbc.hint_for("XX000", "whatever") == ""
-
-
-# ---- What takes longer -------------------------------------------------------------------------------------

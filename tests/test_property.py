@@ -63,9 +63,6 @@ EVENTS = st.lists(records(BASE_EVENT), min_size=30, max_size=100)
 SONGS = st.lists(records(BASE_SONG), min_size=10, max_size=30)
 
 
-# ---- Runs on the tests' session --------------------------------------------------------------------------
-
-
 # ---- With and without orjson -----------------------------------------------------------------------------
 
 

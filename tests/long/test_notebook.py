@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import notebook
 import pytest
-from test_notebook import assert_pictures, assert_quiet  # noqa: F401
+from test_notebook import assert_pictures, assert_quiet
 
 
 def shows(cells):

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 from s3 import serving, storage_at
 from tables import ROOT
-from test_storage import cycle  # noqa: F401
+from test_storage import cycle
 
 pytestmark = pytest.mark.usefixtures("no_aws_from_outside")
 

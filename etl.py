@@ -373,5 +373,7 @@ def main(argv: Optional[list[str]] = None) -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the lock and what is staged are given up
+    for number in (signal.SIGTERM, signal.SIGHUP):  # as Ctrl-C: the lock and what is staged are given up
+        if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores the end of the terminal
+            signal.signal(number, signal.default_int_handler)
     sys.exit(main())

@@ -1,5 +1,6 @@
 """How the program ends: an exit status, and for what went wrong one line that says what to do."""
 
+import contextlib
 import logging
 import shutil
 import sys
@@ -32,7 +33,8 @@ class Ending:
         if said:
             refused_early = isinstance(error, PlaceError) and not self.outcome  # before anything was begun
             self.status = 2 if isinstance(error, UsageError) or refused_early else 1
-            print(f"etl.py: {said}", file=sys.stderr)
+            with contextlib.suppress(OSError):  # the terminal was closed
+                print(f"etl.py: {said}", file=sys.stderr, flush=True)
         if self.work not in said:
             shutil.rmtree(self.work, ignore_errors=True)
         return bool(said)

@@ -1,17 +1,20 @@
 """What is wrong late: full disks, and a signal while tasks run."""
 
+import fcntl
 import json
 import os
+import pty
 import resource
 import shlex
 import signal
 import subprocess
 import sys
+import termios
 
 import pytest
 from dirty import event, song, write_input
-from tables import COLUMNS, ETL, environment, listing, run_etl
-from test_bad_input import earlier_output, interrupt, last_line, read_odd_lines
+from tables import COLUMNS, ETL, environment, listing, run_etl, until
+from test_bad_input import earlier_output, interrupt, last_line, processes_of, read_odd_lines
 
 
 def test_a_full_disk_is_one_line_and_publishes_nothing(tmp_path):
@@ -54,6 +57,28 @@ def test_what_fails_after_the_publishing_says_that_the_tables_are_there(tmp_path
 )
 def test_a_run_interrupted_while_tasks_run_is_one_line_and_leaves_nothing(tmp_path, line, number, kill):
     interrupt(tmp_path, line, number, kill)
+
+
+def test_a_run_whose_terminal_is_closed_leaves_nothing(tmp_path):
+    (tmp_path / "tmp").mkdir()
+    here, there = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, str(ETL), "--output", str(tmp_path / "lake")],
+        env=environment(TMPDIR=str(tmp_path / "tmp")),
+        stdin=there,
+        stdout=there,
+        stderr=there,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    os.close(there)
+    said = b""
+    while b"  write" not in said:
+        said += os.read(here, 1000)
+    os.close(here)
+    assert process.wait(60) == 1
+    assert listing(tmp_path) == {"tmp": None}
+    until(lambda: not processes_of(process.pid))
 
 
 def test_many_lines_that_are_no_utf8_before_their_carriage_return_are_kept(tmp_path, run_here):

@@ -130,18 +130,20 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     source = "folder with song_data/ and log_data/, or with the two zips (default: data/ beside etl.py)"
     add("--input", type=_filled, help=source)
-    add("--output", type=_filled, help="folder for the five tables (default: output/)")
-    add("--bucket", type=_filled, help="the same as --output s3://BUCKET")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--output", type=_filled, help="folder for the five tables (default: output/)")
+    output.add_argument("--bucket", type=_filled, help="the same as --output s3://BUCKET")
     config = "configuration (default: dl.cfg in this folder, else beside etl.py)"
     add("--config", type=_filled, metavar="FILE", help=config)
     add("--report", type=_filled, metavar="FILE", help="write the counts and the seconds of each step as JSON")
     rejected = "fail when more than this fraction of the song or log records can't be used (default: %(default)s)"
     add("--max-rejected", type=_fraction, default=MAX_REJECTED, metavar="FRACTION", help=rejected)
+    instead = parser.add_mutually_exclusive_group()  # of a run here
     query = "don't run the job, but answer a SQL query of the tables in --output; -: the query is on standard input"
-    add("--query", metavar="FILE_OR_SQL", help=query)
+    instead.add_argument("--query", metavar="FILE_OR_SQL", help=query)
     add("--csv", action="store_true", help="print the whole answer to --query as CSV (default: a table)")
     recover = "don't run the job, but complete a publishing in --output that was interrupted, and release its lock"
-    add("--recover", action="store_true", help=recover)
+    instead.add_argument("--recover", action="store_true", help=recover)
     load = (
         "after publishing, load the tables into a database: postgresql://USER@HOST:PORT/DATABASE, or, with --catalog, "
         "redshift://CLUSTER/DATABASE, redshift-serverless://WORKGROUP/DATABASE"
@@ -150,13 +152,13 @@ def _parser() -> argparse.ArgumentParser:
     catalog = "put the tables into this database of the AWS Glue Data Catalog, where Athena and others find them"
     add("--catalog", type=_filled, metavar="DATABASE", help=catalog)
     no_run = "don't run the job: --load, or put into --catalog, what lies in --output already"
-    add("--no-run", action="store_true", help=no_run)
+    instead.add_argument("--no-run", action="store_true", help=no_run)
     dry_run = (
         "change nothing: print the SQL by which --load redshift… loads what lies in --output, of which only the "
         "numbers of rows are read"
     )
     add("--dry-run", action="store_true", help=dry_run)
-    add = parser.add_mutually_exclusive_group().add_argument
+    add = instead.add_argument
     new = "run on a new EMR cluster, which ends itself"
     add("--emr", action="store_const", const="", dest="cluster", help=new)
     add("--emr-cluster", type=_filled, metavar="ID", dest="cluster", help="run on an EMR cluster that is running")
@@ -189,28 +191,19 @@ def _fraction(value: str) -> float:
 
 
 def _refuse_contradictions(arguments: argparse.Namespace) -> None:
-    """Raise UsageError for flags that don't go together."""
-    asks = arguments.query is not None
-    on_emr = arguments.cluster is not None or arguments.cluster_to_stop is not None
-    to_redshift = is_redshift(arguments.load)
+    """Raise UsageError for flags that don't go together, of which argparse doesn't know it."""
+    asks, stops = arguments.query is not None, arguments.cluster_to_stop is not None
+    no_tables = asks or arguments.recover or stops
     refused = {
-        "--bucket and --output name the same thing: give one": arguments.bucket and arguments.output,
         "--csv needs --query": arguments.csv and not asks,
-        "--report needs a run: leave out --report, or --query and --emr-stop": (
-            arguments.report and (asks or arguments.cluster_to_stop)
-        ),
-        "--recover runs nothing else: leave out all flags but --output, --bucket and --config": (
-            arguments.recover and (asks or arguments.report or on_emr)
+        "--report needs a run: leave it out": (
+            arguments.report and (no_tables or arguments.no_run or arguments.dry_run)
         ),
         "--catalog and --load need a run, or --no-run: leave out --query, --recover and --emr-stop": (
-            (arguments.catalog or arguments.load) and (asks or arguments.recover or arguments.cluster_to_stop)
-        ),
-        "--query runs on this machine: leave out --query or --emr…": asks and on_emr,
-        "--no-run goes only with --load and --catalog: leave out --query, --recover, --report and --emr…": (
-            arguments.no_run and (asks or arguments.recover or arguments.report or on_emr)
+            (arguments.catalog or arguments.load) and no_tables
         ),
         "--dry-run goes only with --load redshift…: leave out the other flags": (
-            arguments.dry_run and (not to_redshift or asks or arguments.recover or arguments.report or on_emr)
+            arguments.dry_run and (not is_redshift(arguments.load) or arguments.cluster is not None)
         ),
     }
     for said, is_so in refused.items():

@@ -527,7 +527,7 @@ def test_what_isnt_registered_isnt_loaded(aws, capsys):
         (URL, "[REDSHIFT]\nIAM_ROLE = spectrum", ["--catalog", "c"], "is no role: give arn:aws:iam::ACCOUNT:role/NAME"),
         (URL, "[CATALOG]\nID = 1'; DROP", ["--catalog", "c"], "ID in dl.cfg's [CATALOG] is no catalogue's"),
         (URL, "", ["--catalog", "c", "--output", "lake"], "name an --output that begins with s3://"),
-        (URL, "", ["--catalog", "c", "--dry-run", "--report", "r.json"], "--dry-run goes only with"),
+        (URL, "", ["--catalog", "c", "--dry-run", "--report", "r.json"], "--report needs a run"),
         (URL, "", ["--catalog", "c", "--dry-run", "--emr"], "--dry-run goes only with"),
         ("postgresql://h/d", "", ["--dry-run"], "--dry-run goes only with"),
         (URL, "", ["--emr-stop", "j-1"], "--catalog and --load need a run"),

@@ -46,26 +46,15 @@ try:
     from sparkify.emr import run_on_emr, stop_cluster
     from sparkify.ending import Ending
     from sparkify.jars import postgres_packages
-    from sparkify.jdbc import Target
-    from sparkify.load import UNCHANGED, load_only, load_target
+    from sparkify.jdbc import Target, target_of
     from sparkify.lock import Lock
     from sparkify.parallel import side_by_side
-    from sparkify.postgres import check_load, load_tables
+    from sparkify.postgres import UNCHANGED, check_load, load_only, load_tables
     from sparkify.publish import check_output, last_published, new_run_id, prepare, publish, recover_only, staging_of
     from sparkify.query import ask, open_tables, query
-    from sparkify.redshift import load_registered, print_sql
+    from sparkify.redshift import check_redshift, load_registered, print_sql
     from sparkify.report import Steps, conclude, logs_in_report, much_smaller, say, songs_in_report, tables_in_report
-    from sparkify.schema import (
-        ARTIST_KEY,
-        ARTIST_VALUES,
-        PLAY_KEY,
-        PLAY_VALUES,
-        SONG_KEY,
-        SONG_VALUES,
-        SONGPLAY_VALUES,
-        TABLES,
-        USER_VALUES,
-    )
+    from sparkify.schema import ARTIST_VALUES, PLAY_KEY, PLAY_VALUES, SONG_VALUES, SONGPLAY_VALUES, TABLES, USER_VALUES
     from sparkify.session import session, shuffle_tasks, spark_session, stop
     from sparkify.source import Counts, Input, count_records, find_input, opened
     from sparkify.staging import Written, staging_folder, write_rejected, write_tables
@@ -111,7 +100,7 @@ def songs_of(records: DataFrame) -> DataFrame:
 
 def chosen_songs(songs: DataFrame) -> DataFrame:
     """Song records -> one a song: of several the first by title, then artist_id and so on, as SONG_VALUES has them."""
-    return first_of_each(songs, SONG_KEY, ascending(SONG_VALUES))
+    return first_of_each(songs, ["song_id"], ascending(SONG_VALUES))
 
 
 def songs_table(songs: DataFrame) -> DataFrame:
@@ -124,7 +113,7 @@ def artists_table(songs: DataFrame) -> DataFrame:
 
     Of an artist's names the smallest by its UTF-8 bytes is taken, 'X' before 'X feat. Y'; then of the locations.
     """
-    distinct = first_of_each(songs, ARTIST_KEY, ascending(ARTIST_VALUES))
+    distinct = first_of_each(songs, ["artist_id"], ascending(ARTIST_VALUES))
     return distinct.select(
         "artist_id",
         F.col("artist_name").alias("name"),
@@ -357,7 +346,8 @@ def main(argv: Optional[list[str]] = None) -> int:
         elif settings.dry_run:
             print_sql(settings)
         else:
-            into = load_target(settings)  # refuses before anything is begun
+            into = target_of(settings)  # what can't be loaded into is refused before anything is begun
+            check_redshift(settings)
             check_catalog(settings)
             if settings.cluster is not None:
                 report = run_on_emr(settings)

@@ -261,8 +261,6 @@ def _text_of(path: str) -> str:
     except OSError as error:
         hint = "copy dl.cfg.example to it, or leave --config out"
         raise UsageError(f"can't read the configuration {path}: {error.strerror}: {hint}") from None
-    if b"\0" in content:  # each letter of it has one
-        raise UsageError(f"{path} is UTF-16: save it as UTF-8")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -12,7 +12,7 @@ class JobError(Exception):
 
 
 class PlaceError(Exception):
-    """What a disk or S3 says against a call: the place, what was said, and a hint what to do. One line."""
+    """What a disk or AWS says against a call: the place, what was said, and a hint what to do. One line."""
 
     def __init__(self, place: str, said: str, hint: str):
         super().__init__(place, said, hint)

@@ -15,6 +15,7 @@ from pyspark.sql import SparkSession
 
 from sparkify.config import Settings
 from sparkify.errors import JobError, UsageError, java_cause
+from sparkify.places import is_redshift
 from sparkify.report import say
 from sparkify.session import jdbc_connection
 
@@ -22,9 +23,9 @@ DRIVER = "org.postgresql.Driver"
 URL_FORM = "postgresql://USER@HOST:PORT/DATABASE"
 URL_OPTIONS = ("sslmode", "sslrootcert")  # after a ? in the URL
 LONGEST_SCHEMA = 40  # bytes: names made of it are longer, and PostgreSQL cuts them after 63 bytes
-# What to do, by the beginning of PostgreSQL's code for what it says.
+# What to do, by the beginning of PostgreSQL's code for what it says, else by a word of IN_WORDS.
 HINTS = {
-    "08001": "start that server, or correct host and port",
+    "08": "start that server, or correct host and port",
     "28P01": "correct the password: PASSWORD in dl.cfg, else PGPASSWORD, else ~/.pgpass",
     "28": "let the server's pg_hba.conf admit this user from here; where it wants TLS, add ?sslmode=require to the URL",
     "3D000": "make it, as with createdb, or name another",
@@ -35,16 +36,16 @@ HINTS = {
     "22": "PostgreSQL can't hold this value in a database of this encoding",
     "25006": "name the server that can be written to",
     "54000": "PostgreSQL can't hold a value of this size",
+    "ssl": "let the server offer TLS with a certificate that is trusted here, or leave sslmode out",
 }
-IN_WORDS = {  # what executors say comes without a code
+IN_WORDS = {  # what executors say comes without a code, and that of whatever is wrong with connecting is the same
     "No space left|disk full|could not write init file": "53100",
     "too many clients|connection slots": "53300",
     "has no equivalent in encoding|invalid byte sequence": "22",
-    "refused|timed out|unknown host|UnknownHost": "08001",
+    "refused|timed out|unknown host|UnknownHost": "08",
     "no password was provided|password authentication failed": "28P01",
     "does not support SSL|SSL error|certificate": "ssl",
 }
-HINTS["ssl"] = "let the server offer TLS with a certificate that is trusted here, or leave sslmode out"
 
 
 class Target(NamedTuple):
@@ -62,8 +63,15 @@ class Target(NamedTuple):
 # ---- Where to ----------------------------------------------------------------------------------------------
 
 
-def target_of(settings: Settings) -> Target:
-    """The database that settings name. Raises UsageError for a URL that is none; no message holds a password."""
+def target_of(settings: Settings) -> Optional[Target]:
+    """The database that settings name, None where that is none of PostgreSQL's.
+
+    Raises UsageError for a URL that is none; no message holds a password.
+    """
+    if not settings.load or is_redshift(settings.load):  # Redshift reads the registered tables itself
+        return None
+    if not settings.load.startswith(("postgresql://", "postgres://")):
+        raise UsageError(f"--load takes {URL_FORM}, redshift://… or redshift-serverless://…")
     url = urlsplit(settings.load)
     try:
         port = url.port or int(os.environ.get("PGPORT") or 5432)
@@ -205,11 +213,6 @@ def said_by(error: Exception) -> str:
 
 
 def hint_for(state: str, said: str) -> str:
-    """What to do about an error, by its code, else by its words; empty where that is unknown."""
+    """What to do about an error, by its words, else by its code; empty where that is unknown."""
     by_words = next((code for words, code in IN_WORDS.items() if re.search(words, said, re.I)), "")
-    for code in (state, state[:2], by_words):
-        if code in ("08001", "08004", "08006", "08"):  # the driver gives these to whatever is wrong with connecting
-            code = by_words or code
-        if code in HINTS:
-            return HINTS[code]
-    return ""
+    return next((HINTS[code] for code in (by_words, state, state[:2]) if code in HINTS), "")

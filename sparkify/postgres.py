@@ -9,19 +9,23 @@ import contextlib
 import os
 import time
 import uuid
-from typing import Any
+from typing import Any, Optional
 
 from py4j.protocol import Py4JError
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from sparkify.config import Settings
+from sparkify.ending import Ending
 from sparkify.errors import JobError, UsageError
+from sparkify.jars import postgres_packages
 from sparkify.jdbc import DRIVER, Database, Target, code_of, database_calls, literal, quoted
 from sparkify.parallel import in_parallel
 from sparkify.publish import published
-from sparkify.query import read_table
+from sparkify.query import read_table, tables_session
 from sparkify.report import Steps, loaded_in_words, pause, say
 from sparkify.schema import DESCRIPTIONS, NOT_NULL, REFERENCES, TABLES
+from sparkify.storage import storage_of
 
 TYPES = {"bigint": "bigint", "int": "integer", "double": "double precision", "string": "text"}
 TYPES["timestamp"] = "timestamp with time zone"  # a moment, whatever the zones of the server and of who asks
@@ -32,9 +36,9 @@ SWAP_WAIT = 300  # seconds that a swap waits for those who read the old tables
 # it and a reader, and might end the reader.
 LOCK_TIMEOUT = "100ms"
 NOT_LOCKED, DEADLOCK, DEPENDENT = "55P03", "40P01", "2BP01"  # PostgreSQL's codes
+UNCHANGED = "the database is as it was"
 WRITERS = 8  # connections at once for a table
 MANY_ROWS = 100_000  # from so many on, a table is worth several tasks
-BATCH = 1_000  # rows that are sent at once
 ABOUT_LOADS = "One row a load of the five tables, the last one theirs: the run that made them, and their rows."
 LOADS = """(
     load_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, run_id text NOT NULL,
@@ -123,6 +127,18 @@ def load_tables(
     nul = f"; in {replaced:,} rows a NUL became U+FFFD" if replaced else ""
     say(loaded_in_words(target.place, target.schema, about["run_id"], about["rows"]) + nul)
     return {**loaded, "loaded": True, "replaced": replaced}
+
+
+def load_only(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
+    """Load what lies in settings.output, where that is into PostgreSQL."""
+    if into is None:
+        return
+    storage = storage_of(settings.output, settings.aws)
+    about, steps = published(storage), Steps()
+    with tables_session(storage, ending.work, postgres_packages()) as spark:
+        check_load(spark, into)
+        ending.outcome = UNCHANGED
+        load_tables(spark, into, storage, about, storage.place, steps)
 
 
 def _lock(database: Database, target: Target) -> None:
@@ -220,8 +236,7 @@ def _create(database: Database, staging: str, target: Target, run_id: str) -> No
 
 def _write(spark: SparkSession, target: Target, place: str, about: dict[str, Any], staging: str) -> int:
     """Write the five tables side by side, each with its key and its indexes; gives how many rows had a NUL."""
-    options = {"url": target.url, "driver": DRIVER, **target.properties}
-    options.update({"numPartitions": str(WRITERS), "batchsize": str(BATCH)})
+    options = {"url": target.url, "driver": DRIVER, "numPartitions": str(WRITERS), **target.properties}
     cores = min(WRITERS, spark.sparkContext.defaultParallelism)
 
     def write(table: str) -> int:
@@ -304,8 +319,7 @@ def _swap_now(database: Database, target: Target, staging: str, about: dict[str,
         database.do(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; LOCK TABLE {', '.join(old)} IN ACCESS EXCLUSIVE MODE")
         grants = _grants(database, target)
         database.do(f"DROP TABLE {', '.join(old)}")  # not CASCADE: a view of somebody's stays
-    if database.ask(f"SELECT 1 FROM pg_namespace WHERE nspname = {literal(target.schema)}") == []:
-        database.do(f"CREATE SCHEMA {quoted(target.schema)}")
+    database.do(f"CREATE SCHEMA IF NOT EXISTS {quoted(target.schema)}")
     database.do(*[f"ALTER TABLE {quoted(staging, table)} SET SCHEMA {quoted(target.schema)}" for table in TABLES])
     loads, columns = quoted(target.schema, "loads"), [quoted(table) for table in TABLES]
     if not _has_loads(database, target):

@@ -4,6 +4,7 @@ A file is a stream of JSON objects: one a line as a rule, several on a line, one
 array. Plain Python, which knows no Spark: the driver and the tasks run the same.
 """
 
+import functools
 import itertools
 import json
 import math
@@ -59,8 +60,8 @@ def song_rows(content: bytes, source: str) -> Iterator[Row]:
     found = list(judged_texts(content, judged_song))
     if all(reason == NOT_AN_OBJECT for _, reason, _ in found):
         found = [(content, NOT_AN_OBJECT, None)]
-    for text, reason, values in found:
-        yield rejected("songs", reason, source, text) if reason else [*USED, *values]
+    for raw, reason, values in found:
+        yield rejected("songs", reason, source, raw) if reason else [*USED, *values]
 
 
 def event_rows(content: bytes, source: str) -> Iterator[Row]:
@@ -69,9 +70,9 @@ def event_rows(content: bytes, source: str) -> Iterator[Row]:
     No play is marked as the latest yet. Events that are no plays are counted: a last row has their number.
     """
     others = 0
-    for text, reason, values in judged_texts(without_mark(content), event_judge()):
+    for raw, reason, values in judged_texts(without_mark(content), event_judge()):
         if reason:
-            yield rejected("logs", reason, source, text)
+            yield rejected("logs", reason, source, raw)
         elif values:
             yield [*USED, *values, False]
         else:
@@ -101,20 +102,20 @@ def judged_texts(content: bytes, judge: Callable[[Any], Judgement]) -> Iterator[
     lines = elements or content.split(b"\n")
     at = 0
     while at < len(lines):
-        text = lines[at]
-        reason, values = judged(text, judge, parse)
+        raw = lines[at]
+        reason, values = judged(raw, judge, parse)
         at += 1
         if not reason:
-            yield text, None, values
+            yield raw, None, values
             continue
-        text = without_mark(text[:-1] if text.endswith(b"\r") else text)
-        if not text.strip(BLANKS):
+        raw = without_mark(raw[:-1] if raw.endswith(b"\r") else raw)
+        if not raw.strip(BLANKS):
             continue
         if reason != NOT_AN_OBJECT or elements:
-            yield text, reason, None
+            yield raw, reason, None
             continue
         texts, at = objects_from(lines, at - 1)
-        for part in texts or [text]:
+        for part in texts or [raw]:
             yield (part, *judged(part, judge, parse))
 
 
@@ -125,18 +126,18 @@ def array_elements(content: bytes) -> list[bytes]:
     """The texts of the elements, where a file is one array of objects; else none."""
     if not content.lstrip(BLANKS).startswith(b"["):
         return []
-    text = content.decode("utf-8", "replace").strip()
-    found, at, decode = [], skip_blanks(text, 1), decoder().raw_decode
+    whole = content.decode("utf-8", "replace").strip()
+    found, at, decode = [], skip_blanks(whole, 1), decoder().raw_decode
     try:
         while True:
-            _, end = decode(text, at)
-            found.append(text[at:end].encode())
-            at = skip_blanks(text, end)
-            if text[at] == "]":
-                return found if at == len(text) - 1 else []
-            if text[at] != ",":
+            _, end = decode(whole, at)
+            found.append(whole[at:end].encode())
+            at = skip_blanks(whole, end)
+            if whole[at] == "]":
+                return found if at == len(whole) - 1 else []
+            if whole[at] != ",":
                 return []
-            at = skip_blanks(text, at + 1)
+            at = skip_blanks(whole, at + 1)
     except (ValueError, RecursionError, IndexError):
         return []
 
@@ -147,25 +148,25 @@ def objects_from(lines: list[bytes], first: int) -> tuple[list[bytes], int]:
     An object may go over many lines. None where something else stands between or behind them.
     """
     nothing: list[bytes] = []
-    number, decode = 1, decoder().raw_decode
+    taken, decode = 1, decoder().raw_decode
     while lines[first].lstrip(BLANKS).startswith(b"{"):
-        text = b"\n".join(lines[first : first + number]).decode("utf-8", "replace")
-        found, at = [], skip_blanks(text, 0)
+        beginning = b"\n".join(lines[first : first + taken]).decode("utf-8", "replace")
+        found, at = [], skip_blanks(beginning, 0)
         try:
-            while at < len(text) and text[at] == "{":
-                _, end = decode(text, at)
-                found.append(text[at:end].encode())
-                at = skip_blanks(text, end)
-                if at == len(text) or "\n" in text[end:at]:
-                    return found, first + text.count("\n", 0, end) + 1
+            while at < len(beginning) and beginning[at] == "{":
+                _, end = decode(beginning, at)
+                found.append(beginning[at:end].encode())
+                at = skip_blanks(beginning, end)
+                if at == len(beginning) or "\n" in beginning[end:at]:
+                    return found, first + beginning.count("\n", 0, end) + 1
             return nothing, first + 1
         except json.JSONDecodeError as error:
-            is_cut = not text[error.pos :].strip()
-            if not is_cut or first + number >= len(lines):
+            is_cut = not beginning[error.pos :].strip()
+            if not is_cut or first + taken >= len(lines):
                 return nothing, first + 1
         except (ValueError, RecursionError):
             return nothing, first + 1
-        number *= 16
+        taken *= 16
     return nothing, first + 1
 
 
@@ -211,7 +212,8 @@ def judged_song(song: Any) -> Judgement:
 
 def event_judge() -> Callable[[Any], Judgement]:
     """A function from a JSON value to why it is no usable event, or the values of EVENT_FIELDS, or neither: no play."""
-    readers = [(name, read, Memo(read)) for name, read in EVENT_READERS]
+    # A text is read once; equal texts become one object, pickled once in a batch of rows.
+    readers = [(name, read, functools.cache(read)) for name, read in EVENT_READERS]
     key_size, ts = len(PLAY_KEY), PLAY_KEY.index("ts")
 
     def judge(event: Any) -> Judgement:
@@ -221,7 +223,7 @@ def event_judge() -> Callable[[Any], Judgement]:
         page = field("page")
         if page != "NextSong":
             return (None if text(page) else "no page"), None
-        values = [memo[v] if type(v := field(name)) is str else read(v) for name, read, memo in readers]
+        values = [memo(v) if type(v := field(name)) is str else read(v) for name, read, memo in readers]
         key = values[:key_size]
         if None in key:
             return f"no whole {list(EVENT_FIELDS)[key.index(None)]}", None
@@ -230,18 +232,6 @@ def event_judge() -> Callable[[Any], Judgement]:
         return None, values
 
     return judge
-
-
-class Memo(dict):
-    """{text: what a reader makes of it}, read once; equal texts become one object, pickled once in a batch of rows."""
-
-    def __init__(self, read: Callable[[Any], Any]):
-        super().__init__()
-        self.read = read
-
-    def __missing__(self, value: str) -> Any:
-        made = self[value] = self.read(value)
-        return made
 
 
 def rejected(kind: str, reason: str, source: str, raw: bytes) -> Row:

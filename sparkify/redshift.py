@@ -234,6 +234,12 @@ def load_registered(settings: Settings) -> None:
         raise JobError(f"{error}; to load again: `{again}`") from None
 
 
+def check_redshift(settings: Settings) -> None:
+    """Raise UsageError where settings name a database in Redshift that can't be loaded into."""
+    if is_redshift(settings.load):
+        target_of(settings)
+
+
 def print_sql(settings: Settings) -> None:
     """Print the SQL that loads what is published in settings.output, for a client that runs it as it stands."""
     target = target_of(settings)

@@ -172,16 +172,12 @@ class S3Storage:
 
     def _read_patiently(self, name: str, part: dict[str, str]) -> tuple[bytes, bool]:
         """(the bytes, whether they are the whole object), by boto3."""
-        from botocore.exceptions import ClientError, HTTPClientError, IncompleteReadError
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
 
         for attempt in range(5):  # boto3 repeats a request, but not one whose answer breaks off
             try:
                 answer = self.client.get_object(**self._object(name), **part)
                 return answer["Body"].read(), "ContentRange" not in answer
-            except ClientError as error:
-                if error.response["Error"].get("Code") == "InvalidRange":  # it begins behind the end
-                    return b"", False
-                raise
             except (HTTPClientError, IncompleteReadError):
                 if attempt == 4:
                     raise
@@ -272,6 +268,7 @@ class S3Storage:
                 self.client.put_object(**self._object(name), Body=content)
 
     def upload(self, folder: str, into: str) -> None:
+        """Copy the files of a folder of this machine, but hidden ones, into a folder of the place."""
         from boto3.s3.transfer import TransferConfig
 
         # More threads than those here are no faster.

@@ -40,9 +40,7 @@ SONGPLAY_VALUES: list[str] = [
     column for column, _ in EVENT_FIELDS.values() if column not in PLAY_KEY and column not in USER_VALUES
 ]
 PLAY_VALUES: list[str] = [*SONGPLAY_VALUES, *USER_VALUES]  # in this order songplays and users choose the same copy
-SONG_KEY = ["song_id"]
-SONG_VALUES: list[str] = [column for column, _ in SONG_FIELDS.values() if column not in SONG_KEY]
-ARTIST_KEY = ["artist_id"]
+SONG_VALUES: list[str] = [column for column, _ in SONG_FIELDS.values() if column != "song_id"]
 ARTIST_VALUES: list[str] = [column for column in SONG_VALUES if column.startswith("artist_") and column != "artist_id"]
 
 # The columns of each record before its fields. reason: why it is rejected, null where it is used; source and raw: the
@@ -53,11 +51,6 @@ RECORDS: dict[str, dict[str, str]] = {
     # is_latest: of a play, whether the rows read together have no later one of its user. users is made of these alone.
     "logs": {**RECORD_COLUMNS, **dict(EVENT_FIELDS.values()), "is_latest": "boolean"},
 }
-
-
-def ddl(columns: dict[str, str]) -> str:
-    """{column: type} as Spark takes a schema in text."""
-    return ", ".join(f"{column} {type_}" for column, type_ in columns.items())
 
 
 class Contract(NamedTuple):

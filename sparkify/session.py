@@ -1,7 +1,7 @@
 """A SparkSession, on a laptop and on a cluster.
 
-Only this module and java.py use what isn't public in pyspark and py4j, and each use has a public way beside it or ends
-in an error of one line: launch_gateway and SparkContext(gateway=…) (what Java says goes to a file), _jvm and
+Only this module uses what isn't public in pyspark and py4j, and each use has a public way beside it or ends in an error
+of one line: launch_gateway and SparkContext(gateway=…) (what Java says goes to a file), _jvm and
 _jsparkSession with _jrdd (rows of Python as a DataFrame; else createDataFrame), _jsparkSession with
 sessionState (what kind of statement a query is), _jsc (S3A's keys, which must not be in Spark's settings), _gateway
 (to wait for Java's end, or to make it), _jvm (a database's driver: Spark's own writer has no way to run DDL).
@@ -18,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Optional
 
@@ -47,7 +48,6 @@ from sparkify.java import (
     undisturbed,
 )
 from sparkify.report import say
-from sparkify.schema import ddl
 
 LEFT_DAYS = 7  # the folder of a run that was killed longer ago is removed
 
@@ -109,7 +109,6 @@ def local_settings(home: str, small: bool, work: Optional[str]) -> dict[str, str
         "spark.master": "local[*]",
         "spark.driver.memory": f"{memory}g",
         "spark.driver.host": "127.0.0.1",
-        "spark.driver.bindAddress": "127.0.0.1",
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         # From 32 folders on, a job lists them; here that takes longer.
@@ -284,18 +283,11 @@ def shuffle_tasks(spark: SparkSession) -> int:
     return int(spark.conf.get("spark.sql.shuffle.partitions"))
 
 
-def executors_have(spark: SparkSession, module: str) -> bool:
-    """Whether the Python of the executors can import a module."""
-
-    def tried(_: Iterable[int]) -> list[bool]:
-        try:
-            __import__(module)
-        except ImportError:
-            return [False]
-        return [True]
-
+def executors_have_boto3(spark: SparkSession) -> bool:
+    """Whether the Python of the executors has it."""
     cores = spark.sparkContext.defaultParallelism
-    return all(spark.sparkContext.parallelize(range(cores), cores).mapPartitions(tried).collect())
+    asked = spark.sparkContext.parallelize(["boto3"] * cores, cores)
+    return all(asked.map(lambda module: find_spec(module) is not None).collect())
 
 
 def frame_of(spark: SparkSession, rows: RDD, columns: dict[str, str]) -> DataFrame:
@@ -303,15 +295,15 @@ def frame_of(spark: SparkSession, rows: RDD, columns: dict[str, str]) -> DataFra
 
     createDataFrame would look at each row in Python once more: 0.2 µs a row, and a second until there are workers.
     """
+    schema = StructType()
+    for name, kind in columns.items():
+        schema.add(name, {"int": "integer", "bigint": "long"}.get(kind, kind))
     try:
-        schema = StructType()
-        for name, kind in columns.items():
-            schema.add(name, {"int": "integer", "bigint": "long"}.get(kind, kind))
         serde = spark._jvm.SerDeUtil
         in_java = serde.toJavaArray(serde.pythonToJava(rows._jrdd, True)).rdd()
         return DataFrame(spark._jsparkSession.applySchemaToPythonRDD(in_java, schema.json()), spark)
     except (AttributeError, TypeError, Py4JError):
-        return spark.createDataFrame(rows, ddl(columns), verifySchema=False)
+        return spark.createDataFrame(rows, schema, verifySchema=False)
 
 
 def parse_query(spark: SparkSession, sql: str) -> bool:

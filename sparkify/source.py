@@ -26,7 +26,7 @@ from sparkify.places import DATA_FOLDERS, is_hidden, is_s3, literal_path
 from sparkify.records import UNREADABLE, Row, is_by_line, rows_in
 from sparkify.report import say
 from sparkify.schema import RECORDS
-from sparkify.session import executors_have, frame_of, is_local, size_shuffles, use_s3a
+from sparkify.session import executors_have_boto3, frame_of, is_local, size_shuffles, use_s3a
 from sparkify.storage import storage_of
 
 KINDS = {"songs": "song", "logs": "log"}  # kind of records -> how its folders and zips begin
@@ -40,7 +40,7 @@ ZIP_TOTAL = 64 << 20  # what a zip expands to may be this, or 100 times its size
 UNZIPPED = 10  # times as many bytes as a gzip are in it, about
 JSON_NAME = re.compile(r"\.(json|jsonl|ndjson)(\.gz)?$")  # names without a point are read, too: listen_events
 THREADS = 16  # requests under way at once in a task, or of a kind in the driver; more are no faster
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, OSError)
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError)
 
 
 class File(NamedTuple):
@@ -103,7 +103,7 @@ class Input:
             rows = spark.sparkContext.parallelize(self._ahead[kind].result(), 1)
             # Kept as they are: a cache of columns would compile code for itself. Spark knows that it is one partition.
             return frame_of(spark, rows, RECORDS[kind]).coalesce(1).localCheckpoint(False)
-        if is_s3(self.storage.place) and not is_local(spark) and not executors_have(spark, "boto3"):
+        if is_s3(self.storage.place) and not is_local(spark) and not executors_have_boto3(spark):
             use_s3a(spark, self.storage.aws)
             rows = read_by_hadoop(spark, self.storage, kind, files)
         else:
@@ -195,16 +195,16 @@ def zip_members(storage: Any, name: str) -> list[File]:
 
 def shares_of(storage: Any, files: list[File], cores: int) -> list[list[File]]:
     """The files as shares, one a task: of about SHARE bytes, of which some are ranges of a large log."""
-    pieces = [piece for file in files for piece in ranges_of(storage, file)]
-    weights = [piece.size + OPENING for piece in pieces]
+    parts = [part for file in files for part in ranges_of(storage, file)]
+    weights = [part.size + OPENING for part in parts]
     most = min(SHARE, sum(weights) // cores + 1)
     shares: list[list[File]] = [[]]
     taken = 0
-    for piece, weight in zip(pieces, weights):
+    for part, weight in zip(parts, weights):
         if shares[-1] and taken + weight > most:
             shares.append([])
             taken = 0
-        shares[-1].append(piece)
+        shares[-1].append(part)
         taken += weight
     return shares
 

@@ -212,11 +212,6 @@ class LocalStorage:
         finally:
             os.close(folder)
 
-    def upload(self, folder: str, into: str) -> None:
-        """Copy the files of a folder of this machine, but hidden ones, into a folder of the place."""
-        with disk_calls(self.path(into)):
-            shutil.copytree(folder, self.path(into), ignore=shutil.ignore_patterns(".*"), dirs_exist_ok=True)
-
     def check_writable(self) -> None:
         """Raise UsageError when no file can be made in the place, or in the next folder above that is there."""
         place = self.place

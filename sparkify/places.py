@@ -14,8 +14,8 @@ Stored = Optional[tuple[bytes, float, Any]]  # what a storage's stored() gives
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name, or that of a folder in it, is none of data."""
-    return any(part.startswith(HIDDEN) for part in name.split("/"))
+    """Whether a name, or that of a folder in it, is none of data; ./ is no folder, $folder$ a marker of Hadoop's."""
+    return any(part.startswith(HIDDEN) and part != "." for part in name.split("/")) or name.endswith("$folder$")
 
 
 def data_files(names: Collection[str]) -> list[str]:

@@ -12,7 +12,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from sparkify.errors import JobError, PlaceError, UsageError
 from sparkify.lock import LOCK, Lock
@@ -20,7 +20,7 @@ from sparkify.parallel import in_parallel
 from sparkify.places import DATA_FOLDERS, bucket_and_key, data_files, is_hidden, is_s3
 from sparkify.report import pause, say
 from sparkify.schema import FOLDERS, TABLES
-from sparkify.storage import LocalStorage
+from sparkify.storage import LocalStorage, storage_of
 
 STAGING_DAYS = 7  # the staging of a run that began longer ago is removed
 JOURNAL = "_journal.json"
@@ -170,33 +170,39 @@ def discard_old_staging(storage: Any) -> list[str]:
 # --- Before anything is written ---------------------------------------------------------------------------------------
 
 
-def check_output(source: str, storage: Any, report: Optional[str] = None) -> None:
+def check_output(source: str, storage: Any, report: Optional[str] = None, aws: Optional[dict[str, str]] = None) -> None:
     """Raise UsageError or PlaceError when the tables of an input can't or mustn't be written to a storage.
 
     Input and output may share a folder or a bucket, but no table may lie in a folder of data, and no data where a
-    table, the staging or what was rejected goes. Writes nothing that stays.
+    table, the staging or what was rejected goes. Writes nothing that stays. aws: dl.cfg's [AWS], for the report.
     """
-    here, there = _parts(source), _parts(storage.place)
-    if there[: len(here)] == here:
-        data = [part for part in there[len(here) :] if part in DATA_FOLDERS]
-        if data:
-            raise UsageError(f"the output {storage.place} lies in {data[0]} of the input: choose another --output")
-    if here[: len(there)] == there:
-        inner = (here[len(there) :] or [""])[0]
-        if inner in TABLES or is_hidden(inner):
+    for resolved in (os.path.abspath, os.path.realpath):
+        here, there = _parts(source, resolved), _parts(storage.place, resolved)
+        if there[: len(here)] == here:
+            data = [part for part in there[len(here) :] if part in DATA_FOLDERS]
+            if data:
+                raise UsageError(f"the output {storage.place} lies in {data[0]} of the input: choose another --output")
+        inner = _inner_folder(here, there)
+        if inner:
             raise UsageError(
                 f"the input {source} lies in {storage.path(inner)}, which a run replaces: choose another --output"
             )
     for table, names in zip(TABLES, in_parallel(storage.everything, TABLES)):
         check_names(storage, table, names)
-    storage.check_writable()
+    storage.check_writable([*FOLDERS, "_staging"])
     if report:
-        check_report(report, storage)
+        check_report(report, storage, aws or {})
 
 
-def _parts(place: str) -> list[str]:
-    """A place as the names of its folders, links resolved."""
-    return (place if "://" in place else os.path.realpath(place)).rstrip("/").split("/")
+def _parts(place: str, resolved: Callable[[str], str] = os.path.realpath) -> list[str]:
+    """A place as the names of its folders."""
+    return (place if "://" in place else resolved(place)).rstrip("/").split("/")
+
+
+def _inner_folder(parts: list[str], output: list[str]) -> str:
+    """The folder of an output's tables, or one of its hidden ones, in which a place lies; empty where it doesn't."""
+    inner = (parts[len(output) :] or [""])[0]
+    return inner if parts[: len(output)] == output and (inner in TABLES or is_hidden(inner)) else ""
 
 
 def check_names(storage: Any, table: str, names: dict) -> None:
@@ -204,7 +210,7 @@ def check_names(storage: Any, table: str, names: dict) -> None:
     for name in names:
         *folders, last = name[len(table) + 1 :].split("/")  # of an empty folder the last is empty
         strange = {folder.split("=")[0] for folder in folders} - {*TABLES[table].partitions}
-        strange = strange or (last and not last.endswith((".parquet", "$folder$")))
+        strange = strange or (last and not last.endswith(".parquet"))
         if strange and not is_hidden(name):
             raise UsageError(
                 f"{storage.path(name)} is not of the table {table}, which this run would replace: choose another "
@@ -212,17 +218,18 @@ def check_names(storage: Any, table: str, names: dict) -> None:
             )
 
 
-def check_report(report: str, storage: Any) -> None:
-    """Raise UsageError when a report can't be written, or would lie in the folder of a table."""
+def check_report(report: str, storage: Any, aws: dict[str, str]) -> None:
+    """Raise UsageError or PlaceError when a report can't be written, or would lie among the tables."""
+    inner = _inner_folder(_parts(report), _parts(storage.place))
+    if inner:
+        raise UsageError(f"--report {report} lies in {storage.path(inner)}: name another file")
     if is_s3(report):
         if not bucket_and_key(report)[1]:
             raise UsageError(f"--report {report} is a bucket: name an object in it")
+        storage_of(os.path.dirname(report), aws).folders()  # the bucket is there
         return
-    if os.path.isdir(report):
-        raise UsageError(f"--report {report} is a folder: name a file")
-    parts = _parts(report)
-    if any(parts[: len(folder)] == folder for folder in (_parts(storage.path(table)) for table in TABLES)):
-        raise UsageError(f"--report {report} lies in the folder of a table: name another file")
+    if os.path.exists(report) and not os.path.isfile(report):
+        raise UsageError(f"--report {report} is no file: name one")
     folder = os.path.dirname(report) or "."
     if not os.path.isdir(folder):
         raise UsageError(f"--report {report}: there is no folder {folder}: make it first")

@@ -9,6 +9,7 @@ import itertools
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, Callable, Optional
 
@@ -18,9 +19,11 @@ from sparkify.schema import EVENT_FIELDS, NOT_NULL, PLAY_KEY, RECORD_COLUMNS, RE
 LAST_MS = 4_133_980_800_000  # 2101-01-01: a ts from then on is no time of a play
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANKS = b" \t\r\n"
+BETWEEN = " \t\r\n\ufeff"  # characters between objects: files that were joined have byte order marks there
 NOT_AN_OBJECT = "not one JSON object"
 UNREADABLE = "can't be read"  # the reason of a row that stands for a whole file: raw says why
 EXACT = 1 << 53  # below it a float is one whole number, and no other
+LARGEST_DOUBLE = int(sys.float_info.max)
 NEEDED_OF_A_SONG = (TABLES["songs"].key, *NOT_NULL["songs"])
 TEXT_FIELDS = {"page", *[name for name, (_, kind) in [*SONG_FIELDS.items(), *EVENT_FIELDS.items()] if kind == "string"]}
 
@@ -149,7 +152,7 @@ def objects_from(lines: list[bytes], first: int) -> tuple[list[bytes], int]:
     """
     nothing: list[bytes] = []
     taken, decode = 1, decoder().raw_decode
-    while lines[first].lstrip(BLANKS).startswith(b"{"):
+    while lines[first].lstrip(BLANKS + BYTE_ORDER_MARK).startswith(b"{"):
         beginning = b"\n".join(lines[first : first + taken]).decode("utf-8", "replace")
         found, at = [], skip_blanks(beginning, 0)
         try:
@@ -172,7 +175,7 @@ def objects_from(lines: list[bytes], first: int) -> tuple[list[bytes], int]:
 
 def skip_blanks(text: str, at: int) -> int:
     """Where the first character from a place on is that is no blank."""
-    while at < len(text) and text[at] in " \t\r\n":
+    while at < len(text) and text[at] in BETWEEN:
         at += 1
     return at
 
@@ -259,8 +262,8 @@ def whole_number(value: Any) -> Optional[int]:
 def number(value: Any) -> Optional[float]:
     """A number that a double can hold, as a JSON number or in a string."""
     if type(value) is float:
-        return value if math.isfinite(value) else None
-    if type(value) is int and abs(value) < 10**308:
+        return value + 0.0 if math.isfinite(value) else None  # -0.0 as 0.0: of equal copies none is chosen
+    if type(value) is int and abs(value) <= LARGEST_DOUBLE:
         return float(value)
     return number(float(value)) if type(value) is str and NUMBER.fullmatch(value) else None
 

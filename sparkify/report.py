@@ -30,7 +30,8 @@ def pause(point: str) -> None:
 
 def say(line: str) -> None:
     """A line on standard error, at once, in the place of the bar."""
-    print(f"{CLEAR_LINE if sys.stderr.isatty() else ''}{line}", file=sys.stderr, flush=True)
+    before = CLEAR_LINE if sys.stderr.isatty() else ""
+    print(f"{before}{line}\n", end="", file=sys.stderr, flush=True)  # at once: threads say something, too
 
 
 class Watch:

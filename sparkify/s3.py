@@ -282,7 +282,7 @@ class S3Storage:
         with aws_calls(self.place, "s3:PutObject"):
             in_parallel(send, paths)
 
-    def check_writable(self) -> None:
+    def check_writable(self, _: Collection[str] = ()) -> None:
         """Raise PlaceError when objects can't be written, copied or deleted; leaves none behind."""
         probe = f"_staging/{uuid.uuid4().hex}/year=0"  # as the names of partitions are
         self.write(probe, b"")

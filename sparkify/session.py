@@ -9,6 +9,7 @@ sessionState (what kind of statement a query is), _jsc (S3A's keys, which must n
 
 import contextlib
 import functools
+import locale
 import os
 import re
 import shlex
@@ -133,7 +134,7 @@ def start_context(settings: dict[str, str], work: str) -> None:
 
     A damaged archive of classes crashes Java: then it is started once more, without it. Raises UsageError.
     """
-    if os.environ.get("LC_ALL") in ("C", "POSIX"):  # in which Java reads and writes no names but of ASCII
+    if not is_locale_utf8():  # then Java reads and writes no names but of ASCII
         os.environ["LC_ALL"] = "C.UTF-8"
 
     log_path = os.path.join(work, "spark.log")
@@ -158,6 +159,18 @@ def start_context(settings: dict[str, str], work: str) -> None:
             remove_archive(options)
     except PySparkException:
         raise UsageError(why_java_failed(settings, log_path)) from None
+
+
+def is_locale_utf8() -> bool:
+    """Whether the locale that the environment names is there, and has all characters."""
+    before = locale.setlocale(locale.LC_ALL)
+    try:
+        locale.setlocale(locale.LC_ALL, "")
+        return locale.nl_langinfo(locale.CODESET) == "UTF-8"
+    except locale.Error:
+        return False
+    finally:
+        locale.setlocale(locale.LC_ALL, before)
 
 
 def why_java_failed(settings: dict[str, str], log_path: str) -> str:
@@ -270,6 +283,13 @@ def work_folder() -> str:
 def is_local(spark: SparkSession) -> bool:
     """Whether the executors are in the driver's own process, and share its files."""
     return re.fullmatch(r"local(\[[^,]*(,\d+)?\])?", spark.sparkContext.master) is not None
+
+
+def use_settings(spark: SparkSession) -> None:
+    """Let a session that somebody else has made have the settings that the results depend on, such as its zone."""
+    for key, value in SQL_SETTINGS.items():
+        if key.startswith("spark.sql."):
+            spark.conf.set(key, value)
 
 
 def size_shuffles(spark: SparkSession, input_bytes: int, small: bool) -> None:

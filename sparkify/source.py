@@ -11,8 +11,9 @@ import zipfile
 import zipimport
 import zlib
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, NamedTuple, Optional, Union
 
 from pyspark import StorageLevel, cloudpickle
@@ -26,7 +27,7 @@ from sparkify.places import DATA_FOLDERS, is_hidden, is_s3, literal_path
 from sparkify.records import UNREADABLE, Row, is_by_line, rows_in
 from sparkify.report import say
 from sparkify.schema import RECORDS
-from sparkify.session import executors_have_boto3, frame_of, is_local, size_shuffles, use_s3a
+from sparkify.session import executors_have_boto3, frame_of, is_local, size_shuffles, use_s3a, use_settings
 from sparkify.storage import storage_of
 
 KINDS = {"songs": "song", "logs": "log"}  # kind of records -> how its folders and zips begin
@@ -50,6 +51,11 @@ class File(NamedTuple):
     size: int
     member: Optional[str] = None
     start: Optional[int] = None
+
+    @property
+    def own_name(self) -> str:
+        """What the file itself is called, in a zip where it is a member of one."""
+        return self.member or self.name
 
 
 class Input:
@@ -96,6 +102,7 @@ class Input:
             return self._records[kind]
 
     def _read(self, spark: SparkSession, kind: str) -> DataFrame:
+        use_settings(spark)
         size_shuffles(spark, self.size, self.is_small)
         cloudpickle.register_pickle_by_value(sparkify)  # the executors may have no such package
         files = self.files[kind]
@@ -113,23 +120,29 @@ class Input:
         return frame_of(spark, rows, RECORDS[kind]).persist(StorageLevel.MEMORY_AND_DISK)
 
 
-def find_input(place: str, aws: Optional[dict[str, str]] = None) -> Input:
-    """The Input at a place. Raises UsageError where there are no songs or no logs, or a zip can't be read.
+def find_input(place: str, aws: Optional[dict[str, str]] = None, needed: Collection[str] = tuple(KINDS)) -> Input:
+    """The Input at a place. Raises UsageError where there is no file of a kind that is needed, or a zip can't be read.
 
-    Warns of files in the folders of songs and logs that are left out.
+    Warns of files in the folders and zips of songs and logs that are left out.
     """
     storage = storage_of(place, aws or {})
     sizes = storage.list()
-    files = {kind: files_of(storage, sizes, word) for kind, word in KINDS.items()}
-    left_out = [name for name in sizes if DATA_FOLDERS.intersection(name.split("/")[:-1]) and not is_json(name)]
+    found = {kind: files_of(storage, sizes, word) for kind, word in KINDS.items()}
+    files = {kind: [file for file in of_kind if is_json(file.own_name)] for kind, of_kind in found.items()}
+    left_out = [
+        storage.path(f"{file.name}!{file.member}" if file.member else file.name)
+        for of_kind in found.values()
+        for file in of_kind
+        if not is_json(file.own_name)
+    ]
     if left_out:
         say(
-            f"etl.py: warning: files skipped: {len(left_out):,}, for example {storage.path(min(left_out))}; only "
-            ".json, .jsonl and .ndjson files, also with .gz, and names without an extension are read"
+            f"etl.py: warning: files skipped: {len(left_out):,}, for example {min(left_out)}; only .json, .jsonl and "
+            ".ndjson files, also with .gz, and names without an extension are read"
         )
-    for kind, word in KINDS.items():
+    for kind in needed:
         if not files[kind]:
-            is_inside = place.rstrip("/").rpartition("/")[2] in DATA_FOLDERS
+            word, is_inside = KINDS[kind], place.rstrip("/").rpartition("/")[2] in DATA_FOLDERS
             raise UsageError(
                 f"no {word} JSON in {place}: it needs {word}_data/**/*.json, or {word}-data.zip with JSON in it"
                 f"{'; name the folder above it' if is_inside else ''}"
@@ -137,18 +150,18 @@ def find_input(place: str, aws: Optional[dict[str, str]] = None) -> Input:
     return Input(storage, files)
 
 
-def opened(input_data: Union[str, Input]) -> Input:
-    """An Input, or the one at a place."""
-    return find_input(input_data) if isinstance(input_data, str) else input_data
+def opened(input_data: Union[str, Path, Input], needed: Collection[str] = tuple(KINDS)) -> Input:
+    """An Input, or the one at a place: see find_input."""
+    return input_data if isinstance(input_data, Input) else find_input(str(input_data), needed=needed)
 
 
 def files_of(storage: Any, sizes: dict[str, int], word: str) -> list[File]:
-    """The JSON files in the folders and zips of a word of KINDS, in the order of their names, among an input's."""
+    """The files in the folders and zips of a word of KINDS, in the order of their names, among an input's."""
     folders = {f"{word}_data", f"{word}-data"}
     files = [
         File(name, size * (UNZIPPED if name.endswith(".gz") else 1))
         for name, size in sizes.items()
-        if folders & set(name.split("/")[:-1]) and is_json(name)
+        if folders & set(name.split("/")[:-1])
     ]
     for folder in folders:
         if f"{folder}.zip" in sizes:
@@ -159,17 +172,18 @@ def files_of(storage: Any, sizes: dict[str, int], word: str) -> list[File]:
 def is_json(name: str) -> bool:
     """Whether a file, an object or a member of a zip is one to read, by its name."""
     last = name.rpartition("/")[2]
-    return bool(last) and not is_hidden(name) and (JSON_NAME.search(last) is not None or "." not in last)
+    return JSON_NAME.search(last) is not None or "." not in last
 
 
 def zip_members(storage: Any, name: str) -> list[File]:
-    """The JSON files in a zip, without the junk that file managers add. Raises UsageError where it can't be read."""
+    """The files in a zip, without the junk that file managers add. Raises UsageError where one can't be read."""
     path = storage.path(name)
     try:
         with storage.open(name) as file, zipfile.ZipFile(file) as archive:
-            entries = [entry for entry in archive.infolist() if is_json(entry.filename)]
+            visible = [entry for entry in archive.infolist() if not (entry.is_dir() or is_hidden(entry.filename))]
     except DAMAGED as error:
         raise UsageError(f"can't read {path}: {error}; make the zip again, or unpack it and remove it") from None
+    entries = [entry for entry in visible if is_json(entry.filename)]
     names = Counter(entry.filename for entry in entries)
     expanded = sum(entry.file_size for entry in entries)
     for entry in entries:
@@ -187,7 +201,7 @@ def zip_members(storage: Any, name: str) -> list[File]:
             f"{path} would expand to {expanded:,} bytes, more than 100 times its size, as no log or catalogue does; if "
             "it is one, unpack the zip and remove it"
         )
-    return [File(name, entry.file_size, entry.filename) for entry in entries]
+    return [File(name, entry.file_size, entry.filename) for entry in visible]
 
 
 # --- Reading: on the driver and in tasks ------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def write_rejected(records: DataFrame, kind: str, counts: Counts, max_rejected: 
     place = f"{output}/_rejected/{kind}"
     rejected = records.where(F.col("reason").isNotNull()).select("source", "reason", "raw")
     writer(rejected.coalesce(1)).json(for_hadoop(place))
-    if counts.rejected > max_rejected * counts.total:
+    if counts.rejected / counts.total > max_rejected:
         raise JobError(
             f"{counts.rejected:,} of {counts.total:,} {KINDS[kind]} records ({counts.rejected / counts.total:.2%}) "
             f"can't be used, more than --max-rejected {max_rejected:g} allows; see {place}"

@@ -212,8 +212,11 @@ class LocalStorage:
         finally:
             os.close(folder)
 
-    def check_writable(self) -> None:
-        """Raise UsageError when no file can be made in the place, or in the next folder above that is there."""
+    def check_writable(self, moved: Collection[str] = ()) -> None:
+        """Raise UsageError when no file can be made in the place, or in the next folder above that is there.
+
+        moved: folders in the place that are to be moved away, if they are there.
+        """
         place = self.place
         while not os.path.exists(place):
             if os.path.islink(place):
@@ -224,6 +227,19 @@ class LocalStorage:
                 pass
         except OSError as error:
             raise UsageError(f"can't write to {place}: {error.strerror}; choose another --output or --report") from None
+        for path in map(self.path, moved):
+            if os.path.isdir(path) and not os.path.islink(path) and not self._can_move(path):
+                raise UsageError(
+                    f"{path} is another user's, or a mount point, and a run has to move it: let its owner run this, or "
+                    f"do `chmod g+w {path}`; or choose another --output"
+                )
+
+    def _can_move(self, path: str) -> bool:
+        """Whether a folder in the place may be renamed: that takes the right to write in it, too."""
+        above = os.stat(self.place)
+        is_kept = above.st_mode & stat.S_ISVTX and os.geteuid() not in (0, above.st_uid, os.stat(path).st_uid)
+        may_write = os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids)
+        return may_write and not is_kept and not os.path.ismount(path)
 
     def replace(self, staging: str, staged: dict[str, int]) -> Iterator[str]:
         """Put the folders that are in staging in the place of those of their names, from wherever it stopped before.
@@ -254,4 +270,5 @@ class LocalStorage:
                 raise FileExistsError(errno.EEXIST, "it is there already")
             os.rename(self.path(old), self.path(new))
         except OSError as error:
-            raise JobError(f"can't move {self.path(old)} to {self.path(new)}: {error.strerror}") from None
+            hint = DISK_HINTS.get(error.errno, "check that disk")
+            raise JobError(f"can't move {self.path(old)} to {self.path(new)}: {error.strerror}: {hint}") from None

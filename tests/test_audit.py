@@ -7,11 +7,14 @@ from pathlib import Path
 
 import duckdb
 import pytest
+from rows import frame
 from tables import COLUMNS, assert_tables, visible
 
 import etl
 from sparkify.audit import RULES, audit
 from sparkify.errors import JobError
+from sparkify.source import Counts
+from sparkify.staging import write_rejected
 from sparkify.storage import LocalStorage
 
 
@@ -129,6 +132,14 @@ def test_a_failed_audit_publishes_nothing_and_keeps_what_was_staged(inputs, lake
     kept = Path(re.search(r"(/\S+/_staging/[^/\s;]+)", line).group(1))
     assert {path.name for path in kept.iterdir()} >= set(COLUMNS)
     assert visible(lake / "lake") == before
+
+
+def test_as_many_rejected_records_as_are_allowed_are_none_too_many(spark, tmp_path):
+    records = frame(spark, "logs", ["{"])
+    counts = Counts(71, 0, {"not one JSON object": 29})
+    write_rejected(records, "logs", counts, 0.29, str(tmp_path))  # 0.29 * 100 is less than 29
+    with pytest.raises(JobError, match="29 of 100 log records"):
+        write_rejected(records, "logs", counts, 0.2899, str(tmp_path / "more"))
 
 
 def test_records_that_are_missing_in_what_was_staged_are_noticed(inputs, lake, run_here, monkeypatch):

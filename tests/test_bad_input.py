@@ -7,10 +7,12 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -276,16 +278,16 @@ def test_no_play_at_all_is_a_warning_and_gives_five_tables_some_of_them_empty(tm
         assert table.count() == len(rows[name])
 
 
-def test_what_a_killed_run_left_for_itself_is_removed_a_week_later(tmp_path):
+def test_what_a_killed_run_left_for_itself_is_removed_a_week_later(tmp_path, monkeypatch):
     for name, days in (("sparkify-etl-old", 8), ("sparkify-etl-new", 6), ("other-old", 8)):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "spark.log").write_text("")
         began = time.time() - days * 86400
         os.utime(folder, (began, began))
-    refusal = run_etl("--input", tmp_path / "missing", cwd=tmp_path, env=environment(TMPDIR=str(tmp_path)))
-    assert refusal.returncode == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["other-old", "sparkify-etl-new"]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    new = Path(session.work_folder())
+    assert {path.name for path in tmp_path.iterdir()} == {"other-old", "sparkify-etl-new", new.name}
 
 
 def processes_of(session):
@@ -378,10 +380,24 @@ def test_what_is_left_out_is_one_warning(tmp_path, capsys):
     assert line.startswith(f"etl.py: warning: files skipped: 3, for example {source}/log_data/notes.txt; ")
 
 
-def test_plays_that_are_all_in_january_1970_are_warned_of(tmp_path, run_here):
-    source = write_input(tmp_path / "in", [song()], [event(ts=1541105830)])
+@pytest.mark.parametrize("ts", [1_541_105_830, 31_535_999_999])
+def test_plays_that_are_all_in_1970_are_warned_of(tmp_path, run_here, ts):
+    source = write_input(tmp_path / "in", [song()], [event(ts=ts)])
     assert run_here("--input", source, "--output", "lake")[0] == 0
     assert "is ts in seconds?" in run_here.stderr
+
+
+def test_closed_streams_are_no_reason_to_fail(tmp_path):
+    (tmp_path / "lake/songs").mkdir(parents=True)
+    words = shlex.join([sys.executable, str(ETL), "--recover", "--output", "lake"])
+    assert subprocess.run(["bash", "-c", f"{words} <&- >&- 2>&-"], cwd=tmp_path, check=False).returncode == 0
+
+
+def test_without_a_place_for_its_files_it_is_one_line(tmp_path, monkeypatch, capsys):
+    write_input(tmp_path / "in", [song()], [event()])
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    assert etl.main(["--input", str(tmp_path / "in"), "--output", str(tmp_path / "lake")]) == 1
+    assert "failed: [Errno 2] No such file or directory: '/nowhere" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_table_that_becomes_much_smaller_is_warned_of(tmp_path, run_here):

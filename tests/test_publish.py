@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -457,6 +458,14 @@ def test_links_are_followed_before_they_are_compared(tmp_path):
         check_output(str(tmp_path / "in"), LocalStorage(str(tmp_path / "link/lake")))
 
 
+def test_a_link_in_the_place_of_a_folder_of_data_is_one(tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/log_data").symlink_to(tmp_path / "logs")
+    with pytest.raises(UsageError, match="lies in log_data"):
+        check_output(str(tmp_path / "in"), LocalStorage(str(tmp_path / "in/log_data/lake")))
+
+
 @pytest.mark.parametrize("foreign", ["photos.txt", "2018/x.parquet", "city=x/y.parquet", "song_data/A/a.json", "mine/"])
 def test_what_is_none_of_a_tables_in_its_place_is_refused(request, root, foreign):
     storage = storage_of(root, aws_of(request.getfixturevalue("fast_endpoint")) if root.startswith("s3:") else {})
@@ -481,16 +490,54 @@ def test_a_table_s_place_that_is_a_file_is_refused(tmp_path):
 def test_reports_that_cannot_be_written_are_refused(tmp_path):
     (tmp_path / "lake/file").mkdir(parents=True)
     (tmp_path / "x").write_text("x")
+    os.mkfifo(tmp_path / "pipe")
     for report, said in (
-        ("lake/file", "is a folder"),
+        ("lake/file", "is no file"),
+        ("pipe", "is no file"),
         ("new/report.json", "there is no folder .*/new: make it first"),
         ("x/report.json", "there is no folder .*/x: make it first"),
         ("s3://reports", "is a bucket"),
-        ("lake/songs/report.json", "lies in the folder of a table"),
+        ("lake/songs/report.json", "lies in .*/lake/songs: name another"),
+        ("lake/_journal.json", "lies in .*/lake/_journal.json: name another"),
     ):
         report = report if report.startswith("s3:") else str(tmp_path / report)
         with pytest.raises(UsageError, match=said):
             check_output(str(tmp_path / "in"), LocalStorage(str(tmp_path / "lake")), report)
+
+
+def test_a_report_on_s3_is_not_among_the_tables_and_its_bucket_is_there(endpoint):
+    aws = aws_of(endpoint)
+    storage = storage_of("s3://reported/lake", aws)
+    client_of(endpoint).create_bucket(Bucket="reported")
+    check_output("s3://reported/in", storage, "s3://reported/new/report.json", aws)
+    with pytest.raises(UsageError, match="report.json lies in s3://reported/lake/users: name another"):
+        check_output("s3://reported/in", storage, "s3://reported/lake/users/report.json", aws)
+    with pytest.raises(PlaceError, match="NoSuchBucket"):
+        check_output("s3://reported/in", storage, "s3://no-such-reports/report.json", aws)
+
+
+OF_OTHERS = [(0o755, 0o777)]  # what the others may do with a table, and with the folder of the tables
+if os.geteuid() == 0:  # else there are no others
+    OF_OTHERS += [(0o777, 0o1777)]
+
+
+@pytest.mark.parametrize(("table", "above"), OF_OTHERS)
+def test_tables_that_a_user_may_not_move_are_refused_before_anything_is_begun(table, above):
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        storage = LocalStorage(folder)
+        os.mkdir(f"{folder}/songs")
+        os.chmod(f"{folder}/songs", table if user == 0 else 0o555)
+        os.chmod(folder, above)
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            with pytest.raises(UsageError, match="/songs is another user's, or a mount point, .*`chmod g.w "):
+                check_output("in", storage)
+        finally:
+            os.seteuid(user)
+        os.chmod(f"{folder}/songs", 0o777)
+        check_output("in", storage)
 
 
 # ---- Before Spark, and --recover -------------------------------------------------------------------------

@@ -314,6 +314,14 @@ def test_a_number_in_a_text_field_is_its_text_or_null():
     assert row.location in ("-7", None)
 
 
+def test_a_number_is_the_double_that_it_stands_for():
+    numbers = {"-0.0": 0.0, "-0": 0.0, "15" + "0" * 307: 1.5e308, "-2": -2.0, '"2.5"': 2.5, "18" + "0" * 307: None}
+    found = judged_events({literal: raw(BASE_EVENT, "length", literal) for literal in numbers})
+    assert {literal: repr(row.length) for literal, row in found.items()} == {
+        literal: repr(number) for literal, number in numbers.items()
+    }
+
+
 def test_fields_that_nobody_asked_for_are_passed_by():
     extra = {"extra": {"page": "Home", "ts": [{}, 1.5]}, "PAGE": "Home", "userid": "16", "": 1, "song_id": True}
     row, plain = judged_events({"extra": {**extra, **BASE_EVENT, "more": "}{"}, "plain": event()}).values()
@@ -418,6 +426,8 @@ def items(content):
         (FIRST + b"\r\n" + PRETTY.replace(b"\n", b"\r\n") + b"\r\n" + SECOND + b"\r\n", [1, 3, 2]),
         (PRETTY + PRETTY + b"\n" + FIRST, [3, 3, 1]),
         (b"\xef\xbb\xbf" + PRETTY, [3]),
+        (FIRST + b"\xef\xbb\xbf" + SECOND, [1, 2]),  # files with a mark that were joined
+        (FIRST + b"\n\xef\xbb\xbf" + PRETTY + b"\n\xef\xbb\xbf" + SECOND + b"\xef\xbb\xbf" + FIRST, [1, 3, 2, 1]),
         (b"[" + FIRST + b"," + SECOND + b"]", [1, 2]),
         (b"\xef\xbb\xbf[\n" + FIRST + b",\n" + SECOND + b"\n]\n", [1, 2]),
         (b"[\n" + PRETTY + b",\n" + FIRST + b"\n]", [3, 1]),

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import shutil
 import zipfile
 
 import pytest
@@ -14,7 +15,17 @@ from sparkify import source
 from sparkify.errors import UsageError
 from sparkify.records import UNREADABLE
 from sparkify.schema import RECORDS
-from sparkify.source import File, content_of, count_records, find_input, ranges_of, read_by_hadoop, rows_of, shares_of
+from sparkify.source import (
+    File,
+    content_of,
+    count_records,
+    find_input,
+    opened,
+    ranges_of,
+    read_by_hadoop,
+    rows_of,
+    shares_of,
+)
 from sparkify.storage import storage_of
 
 ITEM = list(RECORDS["logs"]).index("item_in_session")
@@ -33,7 +44,7 @@ def names(place, kind):
 
 
 def test_hidden_files_and_folders_are_no_data(place):
-    for name in ("_x.json", ".x.json", "notes.txt", "x.json.bak", "__MACOSX/x.json", ".git/x.json"):
+    for name in ("_x.json", ".x.json", "notes.txt", "x.json.bak", "__MACOSX/x.json", ".git/x.json", "2018_$folder$"):
         (place / "log_data" / name).parent.mkdir(exist_ok=True)
         (place / "log_data" / name).write_text("{}")
     assert names(place, "logs") == ["log_data/2018/11/2018-11-01-events.json"]
@@ -64,11 +75,20 @@ def test_a_link_to_a_folder_above_is_not_followed_round_in_circles(place):
     assert [name for name in names(place, "songs") if "TRAA" in name] == ["song_data/A/A/A/TRAA0000000.json"]
 
 
-def test_the_members_of_a_zip_are_read_where_they_are(place):
+def test_the_members_of_a_zip_are_read_where_they_are(place, capsys):
     with zipfile.ZipFile(place / "log-data.zip", "w") as archive:
-        for name in ("x/b.json", "a.json", "__MACOSX/a.json", "notes.txt", "folder.json/"):
+        for name in ("x/b.json", "./a.json", "__MACOSX/a.json", "notes.txt", "folder.json/"):
             archive.writestr(name, b"" if name.endswith("/") else dump(event(page="Home")))
-    assert names(place, "logs") == ["a.json", "x/b.json", "log_data/2018/11/2018-11-01-events.json"]
+    assert names(place, "logs") == ["./a.json", "x/b.json", "log_data/2018/11/2018-11-01-events.json"]
+    warning = f"files skipped: 1, for example {place}/log-data.zip!notes.txt; only"
+    assert warning in capsys.readouterr().err
+
+
+def test_the_songs_alone_are_an_input_of_songs(place):
+    shutil.rmtree(place / "log_data")
+    assert opened(place, ["songs"]).size_of("logs") == 0
+    with pytest.raises(UsageError, match="no log JSON"):
+        opened(place)
 
 
 # --- Shares ----------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import time
 
 import oracle
 import pytest
-from dirty import BASE_EVENT, event, song
+from dirty import BASE_EVENT, event, song, write_input
 from rows import plays, rows, songplays, songs
 from tables import COLUMNS
 
@@ -22,6 +22,16 @@ LAST_MS = 4133980799999  # the last of the year 2100
 def ms(*moment):
     """Milliseconds since the epoch of a moment in UTC: year, month, day, hour, minute, second."""
     return int(datetime.datetime(*moment, tzinfo=datetime.timezone.utc).timestamp() * 1000)
+
+
+def test_a_session_of_somebody_else_gets_the_zone_of_the_tables(spark, tmp_path):
+    source = write_input(tmp_path / "in", [song()], [event(ts=ms(2018, 11, 1, 0, 30))])
+    spark.conf.set("spark.sql.session.timeZone", "America/New_York")
+    try:
+        etl.process_log_data(spark, source, tmp_path / "lake")
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", "UTC")
+    assert (tmp_path / "lake/songplays/year=2018/month=11").is_dir()
 
 
 # --- Contracts ----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import boto3
 import dirty
 import pytest
 from dirty import event, song, write_input
-from tables import COLUMNS, ETL, assert_tables, environment, listing, run_etl, until
+from tables import COLUMNS, ETL, assert_tables, environment, listing, until
 
 import etl
 from sparkify import session

@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TextIO
 
 from py4j.protocol import Py4JError
@@ -104,7 +105,8 @@ def rows_as_text(answer: DataFrame) -> Iterator[list]:
 
 def write_csv(answer: DataFrame, file: TextIO) -> None:
     """Write an answer to an open text file as CSV with a header; null is an empty field."""
-    writer = csv.writer(file, lineterminator="\n")
+    # The writer quotes what has a character of its own end of line, \r\n: so it keeps that.
+    writer = csv.writer(SimpleNamespace(write=lambda line: file.write(line[:-2] + "\n")))
     writer.writerow(answer.columns)
     writer.writerows(rows_as_text(answer))
 

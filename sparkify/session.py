@@ -104,6 +104,8 @@ def spark_session(work: Optional[str] = None, small: bool = False, packages: Seq
 
 def local_settings(home: str, small: bool, work: Optional[str]) -> dict[str, str]:
     """Spark's settings on one machine; work: the folder for its files."""
+    umask = os.umask(0)
+    os.umask(umask)
     memory = min(6, max(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 32))
     settings = {
         "spark.app.name": "sparkify-etl",
@@ -114,6 +116,8 @@ def local_settings(home: str, small: bool, work: Optional[str]) -> dict[str, str
         "spark.ui.showConsoleProgress": "false",
         # From 32 folders on, a job lists them; here that takes longer.
         "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000",
+        # Hadoop's own is 022, whatever the user wants to be private, or a group's.
+        "spark.hadoop.fs.permissions.umask-mode": f"{umask:03o}",
         # Without checksum files beside each file.
         "spark.hadoop.fs.file.impl": "org.apache.hadoop.fs.RawLocalFileSystem",
     }

@@ -219,6 +219,8 @@ def test_csv_quotes_what_needs_it_and_leaves_null_empty(spark):
         "-20,,,2018-11-01 00:00:00,\n"
         '300,"a\n""b"", c",1e+20,,[3]\n'
     )
+    write_csv(query(spark, "SELECT concat('a', char(13), 'b') AS x"), text := io.StringIO())
+    assert text.getvalue() == 'x\n"a\rb"\n'
 
 
 def test_an_answer_without_rows_is_its_header(spark):

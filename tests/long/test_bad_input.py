@@ -36,8 +36,11 @@ def test_what_fails_after_the_publishing_says_that_the_tables_are_there(tmp_path
     words = [sys.executable, str(ETL), "--input", "in", "--output", "lake", "--report", "report.json"]
     with open("/dev/full", "w") as full:
         options = {"stderr": subprocess.PIPE, "cwd": tmp_path, "text": True, "timeout": 300}
-        process = subprocess.run(words, stdout=full, **options)
+        process = subprocess.run(words, stdout=full, preexec_fn=lambda: os.umask(0o007), **options)
     assert process.returncode != 0
+    modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "lake").rglob("*.parquet")}
+    modes |= {path.stat().st_mode & 0o777 for path in (tmp_path / "lake").rglob("*") if path.is_dir()}
+    assert modes == {0o660, 0o770}  # what the user's umask leaves, not Hadoop's
     assert "No space left on device; the tables are published\n" in process.stderr
     assert json.loads((tmp_path / "report.json").read_text())["tables"]["songplays"]["rows"] == 1
     assert sorted(path.name for path in (tmp_path / "lake").iterdir()) == sorted(["_published.json", *COLUMNS])

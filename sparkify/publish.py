@@ -25,6 +25,7 @@ from sparkify.storage import LocalStorage, storage_of
 STAGING_DAYS = 7  # the staging of a run that began longer ago is removed
 JOURNAL = "_journal.json"
 PUBLISHED = "_published.json"  # which run the tables are of, and how many rows they have
+OWN_NAMES = (*FOLDERS, "_staging", JOURNAL, PUBLISHED, LOCK)  # in the place of an output
 RUN_TIME = "%Y%m%dT%H%M%SZ"  # of the id of a run, UTC
 RUN_ID_FORM = r"\d{8}T\d{6}Z-[0-9a-f]{8}"
 
@@ -182,7 +183,7 @@ def check_output(source: str, storage: Any, report: Optional[str] = None, aws: O
             data = [part for part in there[len(here) :] if part in DATA_FOLDERS]
             if data:
                 raise UsageError(f"the output {storage.place} lies in {data[0]} of the input: choose another --output")
-        inner = _inner_folder(here, there)
+        inner = _own_name(here, there)
         if inner:
             raise UsageError(
                 f"the input {source} lies in {storage.path(inner)}, which a run replaces: choose another --output"
@@ -199,10 +200,10 @@ def _parts(place: str, resolved: Callable[[str], str] = os.path.realpath) -> lis
     return (place if "://" in place else resolved(place)).rstrip("/").split("/")
 
 
-def _inner_folder(parts: list[str], output: list[str]) -> str:
-    """The folder of an output's tables, or one of its hidden ones, in which a place lies; empty where it doesn't."""
+def _own_name(parts: list[str], output: list[str]) -> str:
+    """Which of the names that runs use in an output a place has, or lies below; empty where it is none."""
     inner = (parts[len(output) :] or [""])[0]
-    return inner if parts[: len(output)] == output and (inner in TABLES or is_hidden(inner)) else ""
+    return inner if parts[: len(output)] == output and inner in OWN_NAMES else ""
 
 
 def check_names(storage: Any, table: str, names: dict) -> None:
@@ -220,7 +221,7 @@ def check_names(storage: Any, table: str, names: dict) -> None:
 
 def check_report(report: str, storage: Any, aws: dict[str, str]) -> None:
     """Raise UsageError or PlaceError when a report can't be written, or would lie among the tables."""
-    inner = _inner_folder(_parts(report), _parts(storage.place))
+    inner = _own_name(_parts(report), _parts(storage.place))
     if inner:
         raise UsageError(f"--report {report} lies in {storage.path(inner)}: name another file")
     if is_s3(report):

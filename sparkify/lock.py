@@ -14,6 +14,7 @@ from sparkify.errors import JobError, UsageError
 LOCK = "_lock.json"
 RENEWAL = 20  # seconds between two renewals of a lock
 SILENCE = 120  # seconds without a renewal after which a lock is taken over
+HELD = set()  # the ids of the runs of this process that have a lock, or are after one
 
 
 def this_machine() -> list[str]:
@@ -62,15 +63,21 @@ class Lock:
                 raise self.refusal(owner)
             run = owner.get("run_id", "without a name")
             self.replaced = f"the lock of {'dead ' if is_dead(owner) else ''}run {run} released"
-        self.storage.write_if(LOCK, self.text, version)
-        owner, _, _ = self.read()
-        if not self.is_ours(owner):
-            raise self.refusal(owner)
+        HELD.add(self.run_id)
+        try:
+            self.storage.write_if(LOCK, self.text, version)
+            owner, _, _ = self.read()
+            if not self.is_ours(owner):
+                raise self.refusal(owner)
+        except BaseException:
+            HELD.discard(self.run_id)
+            raise
         threading.Thread(target=self.renew, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.done.set()
+        HELD.discard(self.run_id)
         with contextlib.suppress(Exception):  # left behind, it ends with its process
             if self.is_ours(self.read()[0]):
                 self.storage.delete([LOCK])
@@ -128,7 +135,10 @@ def is_dead(owner: dict) -> bool:
     pid, start = owner.get("pid"), owner.get("process_start")
     if owner.get("machine") != this_machine() or not isinstance(pid, int):
         return False
-    return process_start(pid) is None or process_start(pid) != start
+    lives = process_start(pid) is not None and process_start(pid) == start
+    if lives and pid == os.getpid():
+        return owner.get("run_id") not in HELD  # a run of this process that could not give its lock back
+    return not lives
 
 
 def named(owner: dict) -> str:

@@ -148,6 +148,12 @@ def test_to_take_a_lock_from_a_process_that_lives_here_is_refused(storage, sleep
         Lock(storage, "other", take=True).__enter__()
 
 
+def test_a_lock_that_a_run_of_this_process_left_behind_is_dead(storage):
+    storage.write(LOCK, owner_of(os.getpid()))
+    with Lock(storage, "me") as lock:
+        lock.check()
+
+
 @pytest.mark.parametrize("left", [None, {"pid": 2**22 + 1}])
 def test_of_many_at_once_one_gets_the_lock(storage, left):
     if left:
@@ -190,7 +196,7 @@ def test_a_server_without_conditional_writes_serves_too(fast_endpoint, said):
     storage.client.put_object = unconditional
     with Lock(storage, "me") as lock:
         lock.check()
-        storage.write(LOCK, owner_of(2**22 + 1))
+        storage.write(LOCK, owner_of(os.getpid()))
         with pytest.raises(JobError):
             lock.check()
     assert calls[0]

@@ -1,5 +1,6 @@
 """Java and the session: what happens when Java doesn't start, and the archive of its classes."""
 
+import locale
 import os
 import subprocess
 import sys
@@ -111,6 +112,16 @@ def test_rows_of_python_are_a_frame_with_their_columns(spark, monkeypatch, way):
     found = session.frame_of(spark, spark.sparkContext.parallelize(values, 1), RECORDS["logs"])
     assert [list(row) for row in found.collect()] == values
     assert found.schema == frame(spark, "logs", []).schema
+
+
+@pytest.mark.parametrize(
+    ("name", "is_utf8"), [("C", False), ("POSIX", False), ("C.UTF-8", True), ("xx_XX.UTF-8", False)]
+)
+def test_a_locale_that_is_not_here_or_lacks_characters_is_none_for_java(monkeypatch, name, is_utf8):
+    monkeypatch.setenv("LC_ALL", name)
+    before = locale.setlocale(locale.LC_ALL)
+    assert session.is_locale_utf8() is is_utf8
+    assert locale.setlocale(locale.LC_ALL) == before
 
 
 def test_the_callers_session_stays_fit_for_large_queries(spark, tmp_path):

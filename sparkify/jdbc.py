@@ -23,7 +23,7 @@ DRIVER = "org.postgresql.Driver"
 URL_FORM = "postgresql://USER@HOST:PORT/DATABASE"
 URL_OPTIONS = ("sslmode", "sslrootcert")  # after a ? in the URL
 LONGEST_SCHEMA = 40  # bytes: names made of it are longer, and PostgreSQL cuts them after 63 bytes
-# What to do, by the beginning of PostgreSQL's code for what it says, else by a word of IN_WORDS.
+# What to do, by the code that IN_WORDS has for what is said, else by PostgreSQL's own, or its beginning.
 HINTS = {
     "08": "start that server, or correct host and port",
     "28P01": "correct the password: PASSWORD in dl.cfg, else PGPASSWORD, else ~/.pgpass",

@@ -137,6 +137,8 @@ def test_the_command_line_goes_before_dl_cfg(settings):
         (["--recover", "--emr"], "--emr: not allowed with argument --recover"),
         (["--emr", "--query", "SELECT 1"], "--query: not allowed with argument --emr"),
         (["--no-run", "--emr", "--load", "postgresql://h/d"], "--emr: not allowed with argument --no-run"),
+        (["--no-run", "--query", "SELECT 1", "--catalog", "x"], "--query: not allowed with argument --no-run"),
+        (["--no-run", "--report", "r.json", "--catalog", "x"], "--report needs a run"),
         (["--config", "other.cfg"], "other.cfg: No such file"),
         (["--config", "."], "configuration .: Is a directory"),
         (["--input", "gs://bucket/in"], "gs://bucket/in: only s3://BUCKET/… and local folders"),
@@ -337,6 +339,7 @@ def test_an_unknown_key_is_refused_with_the_one_that_may_be_meant(refused, line,
         (f"[AWS]\nAWS_SECRET_ACCESS_KEY = {SECRET}\n", "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
         (f"[AWS]\n{KEYS}{SECRET}\nNAME = \xff\n".encode("latin-1"), "is not UTF-8"),
         (f"[AWS]\n{KEYS}{SECRET}\n".encode("utf-16"), "is not UTF-8: save it as UTF-8"),
+        (f"[AWS]\n{KEYS}{SECRET}\n".encode("utf-16-le"), "neither [SECTION] nor KEY"),
     ],
 )
 def test_a_malformed_configuration_is_refused_and_not_shown(refused, here, content, said):

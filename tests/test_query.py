@@ -263,7 +263,8 @@ def test_a_query_that_fails_while_it_runs_gives_one_line(sample_output, run_here
     assert "of no use" in line
 
 
-def test_options_of_pyspark_a_locale_that_is_not_here_and_an_encoding_make_no_noise(sample_output, tmp_path):
+@pytest.mark.parametrize("name", ["C", "xx_XX.UTF-8"])  # of ASCII; none that is here
+def test_options_of_pyspark_a_locale_and_an_encoding_make_no_noise(sample_output, tmp_path, name):
     (tmp_path / "lake-ö").symlink_to(sample_output / "output")
     options = re.search(r'PYSPARK_SUBMIT_ARGS="(.*?)"', README)[1]
     answer = run_etl(
@@ -271,7 +272,7 @@ def test_options_of_pyspark_a_locale_that_is_not_here_and_an_encoding_make_no_no
         "SELECT 'Café' AS name, java_method('java.lang.System', 'getProperty', 'spark.driver.memory') AS memory "
         "FROM users LIMIT 1",
         cwd=tmp_path,
-        env=environment(PYSPARK_SUBMIT_ARGS=options, LC_ALL="xx_XX.UTF-8", PYTHONIOENCODING="ascii"),
+        env=environment(PYSPARK_SUBMIT_ARGS=options, LC_ALL=name, PYTHONIOENCODING="ascii"),
     )
     assert (answer.returncode, answer.stderr) == (0, "")
     memory = re.search(r"--driver-memory (\S+)", options)[1]

@@ -36,9 +36,8 @@ PRINTED_ROWS = 1000  # of a table; CSV has all
 
 
 def read_table(spark: SparkSession, place: str, name: str) -> DataFrame:
-    """A table in a folder of tables, with the columns of its contract: no job has to infer their types."""
-    contract = TABLES[name]
-    return spark.read.schema(contract.columns).parquet(literal_path(f"{place}/{name}")).select(*contract.types)
+    """A table in a folder of tables, its partition columns last; no job has to infer the types of its columns."""
+    return spark.read.schema(TABLES[name].columns).parquet(literal_path(f"{place}/{name}"))
 
 
 def open_tables(spark: SparkSession, place: str) -> dict[str, DataFrame]:
@@ -50,7 +49,7 @@ def open_tables(spark: SparkSession, place: str) -> dict[str, DataFrame]:
     tables = {}
     for name in TABLES:
         try:
-            tables[name] = read_table(spark, place, name)
+            tables[name] = read_table(spark, place, name).select(*TABLES[name].types)
         except AnalysisException:
             raise UsageError(f"there is no table {place}/{name}: name an output that etl.py has written") from None
         tables[name].createOrReplaceTempView(name)

@@ -32,7 +32,6 @@ if sys.version_info < (3, 9):
     sys.exit(2)
 
 import contextlib
-import functools
 import signal
 from pathlib import Path
 from typing import NamedTuple, Optional, Union
@@ -45,16 +44,16 @@ try:
     from sparkify.catalog import check_catalog, register_published
     from sparkify.config import MAX_REJECTED, Settings, read_settings
     from sparkify.emr import run_on_emr, stop_cluster
-    from sparkify.ending import Ending
-    from sparkify.jars import postgres_packages
+    from sparkify.errors import Ending
+    from sparkify.java import postgres_packages
     from sparkify.jdbc import Target, target_of
     from sparkify.lock import Lock
-    from sparkify.parallel import side_by_side
+    from sparkify.parallel import in_parallel
     from sparkify.places import place_of
     from sparkify.postgres import UNCHANGED, check_load, load_only, load_tables
     from sparkify.publish import check_output, last_published, new_run_id, prepare, publish, recover_only, staging_of
     from sparkify.query import ask, open_tables, query
-    from sparkify.redshift import check_redshift, load_registered, print_sql
+    from sparkify.redshift import load_registered, print_sql, warehouse_of
     from sparkify.report import Steps, conclude, logs_in_report, much_smaller, say, songs_in_report, tables_in_report
     from sparkify.schema import ARTIST_VALUES, PLAY_KEY, PLAY_VALUES, SONG_VALUES, SONGPLAY_VALUES, TABLES, USER_VALUES
     from sparkify.session import session, shuffle_tasks, spark_session, stop
@@ -233,13 +232,11 @@ def process_song_data(
     songs = songs_of(records)
     output = place_of(str(output_data))
 
-    def tables() -> dict[str, DataFrame]:
-        return {"songs": songs_table(songs), "artists": artists_table(songs)}
-
-    with steps("read songs"):  # the tables are only planned meanwhile
-        counts, planned = side_by_side(functools.partial(count_records, records), tables)
+    with steps("read songs"):
+        counts = count_records(records)
     write_rejected(records, "songs", counts, max_rejected, output)
-    return Made(counts, write_tables(planned, output, steps, empty=not counts.used))
+    tables = {"songs": songs_table(songs), "artists": artists_table(songs)}
+    return Made(counts, write_tables(tables, output, steps, empty=not counts.used))
 
 
 def process_log_data(
@@ -251,28 +248,29 @@ def process_log_data(
 ) -> Made:
     """Read logs and songs in input_data; write songplays, users, time and rejected records below output_data.
 
-    In the Counts of the event records, used are plays, copies among them. Raises JobError as process_song_data.
+    In the Counts of the event records, used are plays, copies among them. Raises JobError as process_song_data, but not
+    for rejected songs: they are only left out here.
     """
     steps = steps or Steps()
     source = opened(input_data)
-    records = source.records(spark, "logs")
-    plays = plays_of(records)
+    events, songs = source.records(spark, "logs"), source.records(spark, "songs")
+    plays = plays_of(events)
     output = place_of(str(output_data))
 
-    def tables() -> dict[str, DataFrame]:
-        names = songs_by_name(songs_of(source.records(spark, "songs")))
-        if source.size_of("songs") <= LARGE_CATALOGUE:
-            names = F.broadcast(names)
-        return {"songplays": songplays_table(plays, names), "users": users_table(plays), "time": time_table(plays)}
-
     with steps("read logs"):
-        counts, planned = side_by_side(functools.partial(count_records, records), tables)
-    write_rejected(records, "logs", counts, max_rejected, output)
+        counts = count_records(events)
+        if source is not input_data:  # else process_song_data finds what can't be read of the songs
+            count_records(songs)
+    write_rejected(events, "logs", counts, max_rejected, output)
     if counts.used and counts.last < JANUARY_1971:
         say("etl.py: warning: all plays are in 1970: is ts in seconds? It is read as milliseconds")
     elif not counts.used:
         say("etl.py: warning: no event is a play: songplays, users and time are empty")
-    return Made(counts, write_tables(planned, output, steps, empty=not counts.used))
+    names = songs_by_name(songs_of(songs))
+    if source.size_of("songs") <= LARGE_CATALOGUE:
+        names = F.broadcast(names)
+    tables = {"songplays": songplays_table(plays, names), "users": users_table(plays), "time": time_table(plays)}
+    return Made(counts, write_tables(tables, output, steps, empty=not counts.used))
 
 
 # --- The run ----------------------------------------------------------------------------------------------------------
@@ -297,14 +295,14 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
             prepare(output, lock)
             with steps.bar(spark), staging_folder(spark, output, run_id, ending.work) as staging:
                 arguments = spark, source, staging, settings.max_rejected, steps
-                of_songs, of_logs = side_by_side(
-                    functools.partial(process_song_data, *arguments), functools.partial(process_log_data, *arguments)
-                )
+                processes = process_song_data, process_log_data
+                of_songs, of_logs = in_parallel(lambda process: process(*arguments), processes)
                 with steps("audit"):
                     plays = plays_of(source.records(spark, "logs"))
                     audit(spark, staging, songs_of(source.records(spark, "songs")), plays)
                     audit_rejected(spark, staging, {"songs": of_songs.counts, "logs": of_logs.counts})
-                rows = {table: written.rows for table, written in {**of_songs.tables, **of_logs.tables}.items()}
+                written = {**of_songs.tables, **of_logs.tables}
+                rows = {table: written[table].rows for table in TABLES}
                 for warning in much_smaller((last_published(output) or {}).get("rows", {}), rows):
                     say(warning)
                 with steps("publish"):
@@ -324,17 +322,12 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
                 "logs": logs_in_report(len(source.files["logs"]), of_logs.counts, rows["songplays"]),
             },
             "tables": tables_in_report(output, settings.output, rows),
-            "matched_plays": of_logs.tables["songplays"].with_song,
+            "matched_plays": written["songplays"].with_song,
         }
-        try:
-            register_published(settings)
-            if into:
-                about = {"run_id": run_id, "rows": {table: rows[table] for table in TABLES}}
-                report["load"] = load_tables(spark, into, output, about, staging, steps)
-                ending.outcome = "the tables are published, and loaded"
-        finally:
-            report["seconds"] = steps.since_start()  # with the load
-            conclude(report, settings)
+        conclude(report, settings)
+        register_published(settings)
+        if into:
+            load_tables(spark, into, output, {"run_id": run_id, "rows": rows}, staging, steps)
 
 
 def main(argv: Optional[list[str]] = None) -> int:
@@ -351,7 +344,7 @@ def main(argv: Optional[list[str]] = None) -> int:
             print_sql(settings)
         else:
             into = target_of(settings)  # what can't be loaded into is refused before anything is begun
-            check_redshift(settings)
+            warehouse_of(settings)
             check_catalog(settings)
             if settings.cluster is not None:
                 report = run_on_emr(settings)

@@ -10,7 +10,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import Any
 
 from sparkify.aws import aws_calls, aws_client, said_by_aws
 from sparkify.config import Settings
@@ -19,7 +19,7 @@ from sparkify.parallel import in_parallel
 from sparkify.places import data_files, is_s3
 from sparkify.publish import published
 from sparkify.report import say
-from sparkify.schema import DESCRIPTIONS, TABLES
+from sparkify.schema import TABLES
 from sparkify.storage import storage_of
 
 RUN_PARAMETER = "sparkify.run_id"  # the parameter by which a table is known as ours, and as that of a run
@@ -31,17 +31,6 @@ AGAIN = ("ConcurrentModificationException", "AlreadyExistsException", "EntityNot
 Values = tuple[str, ...]  # of a partition, in the order of its table's keys
 
 
-class Database(NamedTuple):
-    """A database of the Data Catalog, in the catalogue of an id, else in that of the credentials' account."""
-
-    name: str
-    catalog_id: str | None = None
-
-    def __str__(self) -> str:
-        place = f"the catalogue {self.catalog_id}" if self.catalog_id else "the AWS Glue Data Catalog"
-        return f"database {self.name} of {place}"
-
-
 class Unfinished(PlaceError):
     """What Glue didn't do, and may do when what is there has been read again."""
 
@@ -51,11 +40,13 @@ class Unfinished(PlaceError):
 
 def glue_columns(table: str) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
     """(the columns that are in a table's files, those that are in the names of its folders), as Glue has them."""
-    comments = DESCRIPTIONS[table][1]
-    types = TABLES[table].types
-    described = {name: {"Name": name, "Type": kind, "Comment": comments[name]} for name, kind in types.items()}
-    keys = [described.pop(name) for name in TABLES[table].partitions]
-    return list(described.values()), keys
+    contract = TABLES[table]
+    columns = {
+        name: {"Name": name, "Type": kind, "Comment": description}
+        for name, (kind, description) in contract.columns.items()
+    }
+    keys = [columns.pop(name) for name in contract.partitions]
+    return list(columns.values()), keys
 
 
 def storage_descriptor(table: str, place: str) -> dict[str, Any]:
@@ -76,7 +67,7 @@ def table_input(table: str, place: str, run_id: str, rows: int) -> dict[str, Any
     """What Glue is told of a table whose folder is place; numRows is what Spectrum and Trino plan by."""
     return {
         "Name": table,
-        "Description": DESCRIPTIONS[table][0],
+        "Description": TABLES[table].description,
         "TableType": "EXTERNAL_TABLE",
         "Parameters": {"classification": "parquet", "EXTERNAL": "TRUE", "numRows": str(rows), RUN_PARAMETER: run_id},
         "StorageDescriptor": storage_descriptor(table, place),
@@ -106,68 +97,66 @@ def partitions_in(table: str, names: Collection[str]) -> list[Values]:
 # ---- What Glue is asked ----------------------------------------------------------------------------------
 
 
-class Catalog:
-    """The calls about a database. What is said against one is raised as PlaceError, as Unfinished where it may pass."""
+class Database:
+    """A database of the Data Catalog, in the catalogue of an id, else in that of the credentials' account: its calls.
 
-    def __init__(self, client: Any, database: Database):
-        self.client, self.database = client, database
-        self.which = {"CatalogId": database.catalog_id} if database.catalog_id else {}
+    What is said against one is raised as PlaceError, as Unfinished where it may pass.
+    """
+
+    def __init__(self, client: Any, name: str, catalog_id: str | None = None):
+        self.client, self.name = client, name
+        self.which = {"CatalogId": catalog_id} if catalog_id else {}
+
+    def __str__(self) -> str:
+        place = f"the catalogue {self.which['CatalogId']}" if self.which else "the AWS Glue Data Catalog"
+        return f"database {self.name} of {place}"
 
     def call(self, operation: str, **arguments: Any) -> dict[str, Any]:
-        """What Glue answers."""
+        """What Glue answers; nothing where a database or a table isn't there."""
         from botocore import xform_name
         from botocore.exceptions import ClientError
 
-        with aws_calls(str(self.database), f"glue:{operation}"):
-            name = xform_name(operation)
+        name = xform_name(operation)
+        with aws_calls(str(self), f"glue:{operation}"):
             try:
                 if self.client.can_paginate(name):
                     return self.client.get_paginator(name).paginate(**self.which, **arguments).build_full_result()
                 return getattr(self.client, name)(**self.which, **arguments)
             except ClientError as error:
                 code, message = said_by_aws(error)
+                if code == "EntityNotFoundException" and operation in ("GetDatabase", "GetTable"):
+                    return {}
                 if code not in AGAIN:
                     raise
-                raise Unfinished(str(self.database), f"{code}: {message}", "something else works there") from None
-
-    def find(self, operation: str, key: str, **arguments: Any) -> dict[str, Any] | None:
-        """What is there of a name, or None."""
-        try:
-            return self.call(operation, **arguments)[key]
-        except Unfinished as error:
-            if error.said.startswith("EntityNotFoundException"):
-                return None
-            raise
+                raise Unfinished(str(self), f"{code}: {message}", "something else works there") from None
 
     def is_there(self) -> bool:
         """Whether there is such a database. Raises UsageError where it only stands for another."""
-        found = self.find("GetDatabase", "Database", Name=self.database.name)
-        target = (found or {}).get("TargetDatabase")
+        found = self.call("GetDatabase", Name=self.name)
+        target = found.get("Database", {}).get("TargetDatabase")
         if target:
             raise UsageError(
-                f"{self.database} only links to another: give --catalog {target.get('DatabaseName')}, and in dl.cfg's "
-                f"[CATALOG] ID = {target.get('CatalogId')}"
+                f"{self} only links to another: give --catalog {target.get('DatabaseName')}, and in dl.cfg's [CATALOG] "
+                f"ID = {target.get('CatalogId')}"
             )
-        return found is not None
+        return bool(found)
 
     def make(self) -> None:
-        """The database, where it isn't there."""
+        """Make it, where it isn't there."""
         if not self.is_there():
-            about = {"Name": self.database.name, "Description": "Sparkify's data lake: what users listen to"}
+            about = {"Name": self.name, "Description": "Sparkify's data lake: what users listen to"}
             self.call("CreateDatabase", DatabaseInput=about)
 
     def table(self, name: str) -> dict[str, Any] | None:
         """What Glue has of a table. Raises UsageError for one that isn't ours."""
-        found = self.find("GetTable", "Table", DatabaseName=self.database.name, Name=name)
-        if found is not None and RUN_PARAMETER not in found.get("Parameters", {}):
-            raise UsageError(
-                f"{self.database} has a table {name} that isn't etl.py's: name another --catalog, or delete it"
-            )
+        found = self.call("GetTable", DatabaseName=self.name, Name=name).get("Table")
+        if found and RUN_PARAMETER not in found.get("Parameters", {}):
+            raise UsageError(f"{self} has a table {name} that isn't etl.py's: name another --catalog, or delete it")
         return found
 
     def partitions(self, table: str) -> dict[Values, dict[str, Any]]:
         """The partitions of a table."""
-        found = self.call("GetPartitions", DatabaseName=self.database.name, TableName=table)["Partitions"]
+        found = self.call("GetPartitions", DatabaseName=self.name, TableName=table)["Partitions"]
         return {tuple(partition["Values"]): partition for partition in found}
 
     def batch(self, operation: str, table: str, key: str, items: list[dict[str, Any]], size: int) -> None:
@@ -175,18 +164,18 @@ class Catalog:
         errors = []
         for start in range(0, len(items), size):
             some = {key: items[start:][:size]}
-            answer = self.call(operation, DatabaseName=self.database.name, TableName=table, **some)
+            answer = self.call(operation, DatabaseName=self.name, TableName=table, **some)
             errors += [error.get("ErrorDetail", {}) for error in answer.get("Errors", ())]
         if errors:
             said = f"{errors[0].get('ErrorCode')}: {errors[0].get('ErrorMessage')}"
             failed = f"{operation}: {len(errors)} of {len(items)} partitions of {table} failed"
-            raise Unfinished(str(self.database), f"{failed}: {said}", "see what AWS says")
+            raise Unfinished(str(self), f"{failed}: {said}", "see what AWS says")
 
 
 # ---- The differences -------------------------------------------------------------------------------------
 
 
-def register(client: Any, database: Database, output: Any) -> Counter:
+def register(database: Database, output: Any) -> Counter:
     """Put what is published in an output's storage into a database; counts what was "new", "changed", "gone".
 
     In each table first itself, then its new partitions, at last those that are gone. Raises UsageError, PlaceError.
@@ -196,39 +185,38 @@ def register(client: Any, database: Database, output: Any) -> Counter:
     wanted = {table: partitions_in(table, names) for table, names in files.items()}
     if published(output) != about:
         raise UsageError(f"another run has published its tables in {output.place} meanwhile")
-    catalog = Catalog(client, database)
-    _until_done(catalog.make)
+    _until_done(database.make)
     done = Counter(partitions=sum(len(wanted[table]) for table in TABLES if TABLES[table].partitions))
     for table in TABLES:
         place = output.path(table)
         itself = table_input(table, place, about["run_id"], about["rows"][table])
         partitions = {values: partition_input(table, place, values) for values in wanted[table]}
-        done += _until_done(functools.partial(_send, catalog, itself, partitions))
+        done += _until_done(functools.partial(_send, database, itself, partitions))
     return done
 
 
-def _send(catalog: Catalog, wanted: dict[str, Any], partitions: dict[Values, dict[str, Any]]) -> Counter:
+def _send(database: Database, wanted: dict[str, Any], partitions: dict[Values, dict[str, Any]]) -> Counter:
     """Make a table and its partitions what is wanted, by what they are."""
-    name, where = wanted["Name"], {"DatabaseName": catalog.database.name}
-    found = catalog.table(name)
+    name, where = wanted["Name"], {"DatabaseName": database.name}
+    found = database.table(name)
     if found is None:
-        catalog.call("CreateTable", TableInput=wanted, **where)
+        database.call("CreateTable", TableInput=wanted, **where)
     elif not _holds(found, wanted):
         kept = {key: found[key] for key in ("Owner", "Retention") if key in found}
         parameters = {**found["Parameters"], **wanted["Parameters"]}
         changed = {**kept, **wanted, "Parameters": parameters}
-        catalog.call("UpdateTable", TableInput=changed, VersionId=found["VersionId"], SkipArchive=True, **where)
+        database.call("UpdateTable", TableInput=changed, VersionId=found["VersionId"], SkipArchive=True, **where)
     if not wanted["PartitionKeys"]:
         return Counter()
-    there = catalog.partitions(name)
+    there = database.partitions(name)
     new = [partition for values, partition in partitions.items() if values not in there]
     both = [(there[values], partition) for values, partition in partitions.items() if values in there]
     changed = [partition for before, partition in both if not _holds(before, partition)]
     changes = [{"PartitionValueList": partition["Values"], "PartitionInput": partition} for partition in changed]
     gone = [{"Values": list(values)} for values in there if values not in partitions]
-    catalog.batch("BatchCreatePartition", name, "PartitionInputList", new, SENT)
-    catalog.batch("BatchUpdatePartition", name, "Entries", changes, SENT)
-    catalog.batch("BatchDeletePartition", name, "PartitionsToDelete", gone, DELETED)
+    database.batch("BatchCreatePartition", name, "PartitionInputList", new, SENT)
+    database.batch("BatchUpdatePartition", name, "Entries", changes, SENT)
+    database.batch("BatchDeletePartition", name, "PartitionsToDelete", gone, DELETED)
     return Counter(new=len(new), changed=len(changes), gone=len(gone))
 
 
@@ -258,12 +246,12 @@ def check_catalog(settings: Settings) -> None:
     """Raise UsageError or PlaceError when it can be seen beforehand that the tables can't be registered."""
     if not settings.catalog.get("database"):
         return
-    output, catalog = _opened(settings)
+    output, database = _opened(settings)
     if settings.no_run:
         published(output)
-    if catalog.is_there():
+    if database.is_there():
         for table in TABLES:
-            catalog.table(table)
+            database.table(table)
 
 
 def register_published(settings: Settings) -> None:
@@ -271,19 +259,19 @@ def register_published(settings: Settings) -> None:
     if not settings.catalog.get("database"):
         return
     try:
-        output, catalog = _opened(settings)
-        done = register(catalog.client, catalog.database, output)
+        output, database = _opened(settings)
+        done = register(database, output)
     except (UsageError, PlaceError, JobError) as error:
         command = f"python etl.py --catalog {settings.catalog['database']} --no-run --output {settings.output}"
         if settings.load:
             command += f" --load {settings.load}"
         raise JobError(f"{error}; the tables are not registered, or not all: run `{command}`") from None
     changes = ", ".join(f"{done[kind]} {kind}" for kind in ("new", "changed", "gone"))
-    say(f"the five tables are in the {catalog.database}, with {done['partitions']} partitions: {changes}")
+    say(f"the five tables are in the {database}, with {done['partitions']} partitions: {changes}")
 
 
-def database_of(settings: Settings) -> Database:
-    """The database that settings name. Raises UsageError for one that nobody could read."""
+def database_name(settings: Settings) -> str:
+    """The name of the database that settings name. Raises UsageError for one that nobody could read."""
     name = settings.catalog["database"].lower()  # as Glue keeps it
     if not re.fullmatch("[a-z0-9_-]{1,128}", name):
         raise UsageError(f"--catalog {name}: a database that Athena can read has a name of letters, digits, _ and -")
@@ -292,13 +280,13 @@ def database_of(settings: Settings) -> Database:
             f"--catalog {name}: {settings.output} is on this machine, where Athena can't read: name an --output that "
             "begins with s3://"
         )
-    return Database(name, settings.catalog.get("id"))
+    return name
 
 
-def _opened(settings: Settings) -> tuple[Any, Catalog]:
+def _opened(settings: Settings) -> tuple[Any, Database]:
     """The storage of the output, and the database to be."""
-    database = database_of(settings)
+    name = database_name(settings)
     output = storage_of(settings.output, settings.aws)
     if output.aws.get("anonymous"):
         raise UsageError("--catalog needs credentials, and there are none: run `aws configure`, or fill in dl.cfg")
-    return output, Catalog(aws_client(output.aws, "glue"), database)
+    return output, Database(aws_client(output.aws, "glue"), name, settings.catalog.get("id"))

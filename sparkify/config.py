@@ -68,37 +68,19 @@ def read_settings(argv: Sequence[str] | None = None) -> Settings:
     arguments = _parser().parse_args(argv)
     _refuse_contradictions(arguments)
     config = read_config(arguments.config)
-    aws, places = config["aws"], config["data"]
-    if len([name for name in AWS_KEYS[:2] if name in aws]) == 1:
+    places = config.pop("data")
+    if len([name for name in AWS_KEYS[:2] if name in config["aws"]]) == 1:
         raise UsageError("dl.cfg has only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY: fill in both, or none")
-    output = arguments.output
-    if arguments.bucket:
-        output = "s3://" + re.sub("^s3a?://", "", arguments.bucket)
-    output = place_of(output or places.get("output") or "output")
-    load, catalog = _destinations(arguments, config, output)
-    return Settings(
-        input=_input_folder(arguments.input or places.get("input") or os.path.join(HERE, "data")),
-        output=output,
-        report=place_of(arguments.report) if arguments.report else None,
-        max_rejected=arguments.max_rejected,
-        query=arguments.query,
-        csv=arguments.csv,
-        recover=arguments.recover,
-        no_run=arguments.no_run,
-        dry_run=arguments.dry_run,
-        cluster=arguments.cluster,
-        cluster_to_stop=arguments.cluster_to_stop,
-        aws=aws,
-        emr=config["emr"],
-        load=load,
-        postgres=config["postgres"],
-        redshift=config["redshift"],
-        catalog=catalog,
-    )
+    del arguments.config
+    arguments.input = _input_folder(arguments.input or places.get("input") or os.path.join(HERE, "data"))
+    arguments.output = place_of(arguments.output or places.get("output") or "output")
+    arguments.report = arguments.report and place_of(arguments.report)
+    arguments.load, arguments.catalog = _destinations(arguments, config)
+    return Settings(**(config | vars(arguments)))
 
 
 def _destinations(
-    arguments: argparse.Namespace, config: dict[str, dict[str, str]], output: str
+    arguments: argparse.Namespace, config: dict[str, dict[str, str]]
 ) -> tuple[str | None, dict[str, str]]:
     """Where the tables of an output go besides: the URL of a database, and dl.cfg's [CATALOG] with its DATABASE.
 
@@ -111,7 +93,7 @@ def _destinations(
         load = config["postgres"].get("url")
     if arguments.catalog:
         catalog["database"] = arguments.catalog
-    elif not is_s3(output) or (only_named and not is_redshift(load)):  # Redshift reads by the catalogue
+    elif not is_s3(arguments.output) or (only_named and not is_redshift(load)):  # Redshift reads by the catalogue
         catalog.pop("database", None)
     if arguments.no_run and not load and "database" not in catalog:
         raise UsageError("--no-run needs --load URL, or --catalog DATABASE with an --output on S3")
@@ -132,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--input", type=_filled, help=source)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--output", type=_filled, help="folder for the five tables (default: output/)")
-    output.add_argument("--bucket", type=_filled, help="the same as --output s3://BUCKET")
+    output.add_argument("--bucket", type=_bucket, dest="output", help="the same as --output s3://BUCKET")
     config = "configuration (default: dl.cfg in this folder, else beside etl.py)"
     add("--config", type=_filled, metavar="FILE", help=config)
     add("--report", type=_filled, metavar="FILE", help="write the counts and the seconds of each step as JSON")
@@ -174,9 +156,13 @@ def _filled(value: str) -> str:
     return value
 
 
+def _bucket(value: str) -> str:
+    return "s3://" + re.sub("^s3a?://", "", _filled(value))
+
+
 def _refuse_passwords(arguments: Sequence[str]) -> None:
     """Raise UsageError for a password in a URL: everybody on the machine can read a command line."""
-    if any(re.match(r"(--[\w-]+=)?\w+://[^/@:]*:.*@", argument) for argument in arguments):
+    if any(re.match(r"(--[\w-]+=)?[\w-]+://[^/@:]*:.*@", argument) for argument in arguments):
         raise UsageError(
             "a URL on the command line has a password, which others can read there: leave it out, and put it in "
             "~/.pgpass, in PGPASSWORD or in dl.cfg"
@@ -194,21 +180,14 @@ def _refuse_contradictions(arguments: argparse.Namespace) -> None:
     """Raise UsageError for flags that don't go together, of which argparse doesn't know it."""
     asks, stops = arguments.query is not None, arguments.cluster_to_stop is not None
     no_tables = asks or arguments.recover or stops
-    refused = {
-        "--csv needs --query": arguments.csv and not asks,
-        "--report needs a run: leave it out": (
-            arguments.report and (no_tables or arguments.no_run or arguments.dry_run)
-        ),
-        "--catalog and --load need a run, or --no-run: leave out --query, --recover and --emr-stop": (
-            (arguments.catalog or arguments.load) and no_tables
-        ),
-        "--dry-run goes only with --load redshift…: leave out the other flags": (
-            arguments.dry_run and (not is_redshift(arguments.load) or arguments.cluster is not None)
-        ),
-    }
-    for said, is_so in refused.items():
-        if is_so:
-            raise UsageError(said)
+    if arguments.csv and not asks:
+        raise UsageError("--csv needs --query")
+    if arguments.report and (no_tables or arguments.no_run or arguments.dry_run):
+        raise UsageError("--report needs a run: leave it out")
+    if (arguments.catalog or arguments.load) and no_tables:
+        raise UsageError("--catalog and --load need a run, or --no-run: leave out --query, --recover and --emr-stop")
+    if arguments.dry_run and (not is_redshift(arguments.load) or arguments.cluster is not None):
+        raise UsageError("--dry-run goes only with --load redshift…: leave out the other flags")
 
 
 # ---- dl.cfg ----------------------------------------------------------------------------------------------
@@ -244,27 +223,20 @@ def _parsed(path: str) -> configparser.ConfigParser:
     """A configuration file. What configparser says against it may quote a line, so only its number is told."""
     # No section is special, so that the keys of one called DEFAULT are refused as unknown.
     parser = configparser.ConfigParser(interpolation=None, default_section="")
-    lines = [_without_comment(line).strip() for line in _text_of(path).splitlines()]
     try:
-        parser.read_string("\n".join(lines))
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+        parser.read_string("\n".join(_without_comment(line).strip() for line in lines))
+    except OSError as error:
+        hint = "copy dl.cfg.example to it, or leave --config out"
+        raise UsageError(f"can't read the configuration {path}: {error.strerror}: {hint}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path} is not UTF-8: save it as UTF-8") from None
     except (configparser.DuplicateOptionError, configparser.DuplicateSectionError) as error:
         raise UsageError(f"{path}, line {error.lineno}: this name was used before; see dl.cfg.example") from None
     except configparser.Error as error:
         line = getattr(error, "lineno", None) or (getattr(error, "errors", None) or [["?"]])[0][0]
         raise UsageError(f"{path}, line {line}: neither [SECTION] nor KEY = value; see dl.cfg.example") from None
     return parser
-
-
-def _text_of(path: str) -> str:
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        hint = "copy dl.cfg.example to it, or leave --config out"
-        raise UsageError(f"can't read the configuration {path}: {error.strerror}: {hint}") from None
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not UTF-8: save it as UTF-8") from None
 
 
 def _without_comment(line: str) -> str:

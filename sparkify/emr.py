@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -55,9 +56,9 @@ def run_on_emr(settings: Settings) -> dict[str, Any]:
     try:
         state, reason = follow(client, cluster, step, logs, output.aws)
         if state == "COMPLETED":
-            return json.loads(output.read(report))
-    except FileNotFoundError:
-        raise JobError(f"the step COMPLETED, but there is no report {output.path(report)}; {ways}") from None
+            with contextlib.suppress(FileNotFoundError):
+                return json.loads(output.read(report))
+            reason = f"there is no report {output.path(report)}"
     except (JobError, PlaceError) as error:
         raise JobError(f"{error}; {ways}") from None
     except KeyboardInterrupt:
@@ -307,7 +308,8 @@ def follow(client: Any, cluster: str, step: str | None, logs: str | None, aws: d
         state, reason = wait_for(client, cluster, step)
     if state == "FAILED" and logs:
         say(f"the step failed; waiting for its log, which EMR brings to {logs} every five minutes")
-        reason = failure_reason(aws, logs, step) or reason
+        with contextlib.suppress(PlaceError, OSError, EOFError):  # then EMR's own reason is all there is
+            reason = failure_reason(aws, logs, step) or reason
     return state, reason
 
 

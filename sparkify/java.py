@@ -1,4 +1,4 @@
-"""A Java for Spark, and the archive of classes from which it starts sooner.
+"""A Java for Spark, the archive of classes from which it starts sooner, and the jars that Spark lacks.
 
 A run spends its first seconds on loading 14,000 classes from 250 jars. Java 13 and newer can keep them in one archive
 (150 MB in ~/.cache/sparkify-etl), which the first run leaves at its end: it takes 3 to 7 s off every run after it.
@@ -8,6 +8,7 @@ SPARKIFY_CLASS_ARCHIVE=off in the environment turns it off.
 import contextlib
 import hashlib
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -28,6 +29,8 @@ FOR_SECONDS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 ARCHIVE_OPTION = "-XX:SharedArchiveFile="  # Java's option that names an archive of classes to start from
 LEFT = "-XX:ArchiveClassesAtExit="  # and one to leave
 UNUSED_ARCHIVE = 30 * 24 * 3600  # seconds after which an archive of classes that no run took is deleted
+
+POSTGRES_DRIVER = "org.postgresql:postgresql:42.7.8"
 
 
 def by_spark_submit() -> bool:
@@ -75,13 +78,14 @@ def java_options(home: str, small: bool) -> list[str]:
     if small:
         options += [*FOR_SECONDS, "-XX:MetaspaceSize=200m"]
         # What the first collections leave stays to the end: it is moved once, not from survivors to survivors.
-        return [*options, "-Xms512m", "-Xmn300m", "-XX:MaxTenuringThreshold=0", "-XX:SurvivorRatio=30"]
+        return [*options, "-Xms512m", "-Xmn270m", "-XX:MaxTenuringThreshold=0", "-XX:SurvivorRatio=30"]
     # Java's second compiler takes a quarter of the first minute: less of it, for what runs longest.
     thresholds = {"Invocation": 160_000, "MinInvocation": 19_200, "Compile": 480_000, "BackEdge": 1_280_000}
     return [
         *options,
         *[f"-XX:Tier4{name}Threshold={number}" for name, number in thresholds.items()],
         "-XX:+UseParallelGC",
+        "-XX:GCTimeRatio=19",  # a twentieth of the time for the collector before the heap grows, not a hundredth
     ]
 
 
@@ -193,3 +197,48 @@ def undisturbed() -> Iterator[None]:
             signal.signal(number, handler)
     if came:
         raise KeyboardInterrupt
+
+
+# --- The jars that Spark lacks ----------------------------------------------------------------------------------------
+
+
+def jar_of(package: str) -> Path:
+    """Where Spark keeps the jar of a package, once it is downloaded."""
+    try:
+        home = Path(pwd.getpwuid(os.getuid()).pw_dir)  # Java's user.home, whatever HOME says
+    except KeyError:  # a container may run as a user without a name
+        home = Path.home()
+    ivy = home / (".ivy2" if pyspark.__version__.startswith("3.") else ".ivy2.5.2")
+    group, name, version = package.split(":")
+    return ivy / "jars" / f"{group}_{name}-{version}.jar"
+
+
+def hadoop_package(name: str) -> str:
+    """The coordinates of the package of a name, of the Hadoop in pyspark."""
+    version = next(spark_jars().glob("hadoop-client-api-*.jar")).stem.rsplit("-", 1)[1]
+    return f"org.apache.hadoop:{name}:{version}"
+
+
+def s3a_packages() -> list[str]:
+    """The package of the S3A that belongs to the Hadoop in pyspark; none where it is there already."""
+    if by_spark_submit() or list(spark_jars().glob("hadoop-aws-*.jar")):
+        return []
+    package = hadoop_package("hadoop-aws")
+    version = package.rpartition(":")[2]
+    return wanted(package, "Spark reads tables on S3", 280 if version < "3.4" else 600)
+
+
+def postgres_packages() -> list[str]:
+    """The package of PostgreSQL's driver; none where the user has put a jar of it into Spark's, or named it."""
+    named = "postgresql" in os.environ.get("PYSPARK_SUBMIT_ARGS", "")
+    if named or by_spark_submit() or list(spark_jars().glob("postgresql-*.jar")):
+        return []
+    return wanted(POSTGRES_DRIVER, "Spark writes to PostgreSQL", 1)
+
+
+def wanted(package: str, purpose: str, megabytes: int) -> list[str]:
+    """[a package]; where it is to be downloaded, that is said."""
+    jar, (_, name, version) = jar_of(package), package.split(":")
+    if not jar.exists():
+        say(f"{purpose} by {name} {version}: downloading it to {jar.parent.parent}, once, {megabytes} MB")
+    return [package]

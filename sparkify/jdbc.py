@@ -5,8 +5,9 @@ import os
 import pwd
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Optional
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from py4j.protocol import Py4JError, Py4JJavaError
@@ -17,6 +18,7 @@ from sparkify.config import Settings
 from sparkify.errors import JobError, UsageError, java_cause
 from sparkify.places import is_redshift
 from sparkify.report import say
+from sparkify.schema import TABLES
 from sparkify.session import jdbc_connection
 
 DRIVER = "org.postgresql.Driver"
@@ -28,6 +30,7 @@ HINTS = {
     "08": "start that server, or correct host and port",
     "28P01": "correct the password: PASSWORD in dl.cfg, else PGPASSWORD, else ~/.pgpass",
     "28": "let the server's pg_hba.conf admit this user from here; where it wants TLS, add ?sslmode=require to the URL",
+    "2BP01": "drop that, and make it again after the load",
     "3D000": "make it, as with createdb, or name another",
     "42501": "let its owner GRANT that right, or name another SCHEMA in dl.cfg",
     "53100": "make room on the server's disk",
@@ -48,16 +51,14 @@ IN_WORDS = {  # what executors say comes without a code, and that of whatever is
 }
 
 
-class Target(NamedTuple):
+@dataclass(frozen=True)
+class Target:
     """A database, and the schema there that the tables go to; place: the database as it may be printed."""
 
     place: str
     url: str
-    properties: dict[str, str]  # of the driver: holds the password
+    properties: dict[str, str] = field(repr=False)  # of the driver: holds the password
     schema: str
-
-    def __repr__(self) -> str:
-        return f"Target({self.place}, {self.schema})"
 
 
 # ---- Where to ----------------------------------------------------------------------------------------------
@@ -72,11 +73,11 @@ def target_of(settings: Settings) -> Optional[Target]:
         return None
     if not settings.load.startswith(("postgresql://", "postgres://")):
         raise UsageError(f"--load takes {URL_FORM}, redshift://… or redshift-serverless://…")
-    url = urlsplit(settings.load)
     try:
-        port = url.port or int(os.environ.get("PGPORT") or 5432)
+        url = urlsplit(settings.load)
+        port = int(os.environ.get("PGPORT") or 5432) if url.port is None else url.port
     except ValueError:
-        raise UsageError(f"--load: the port is no number from 1 to 65535: give {URL_FORM}") from None
+        raise UsageError(f"--load: the host or the port is none: give {URL_FORM}") from None
     if url.password is not None:
         raise UsageError("the URL to load into has a password: put it in ~/.pgpass, PGPASSWORD or PASSWORD of dl.cfg")
     asked = dict(parse_qsl(url.query))
@@ -118,7 +119,7 @@ def _password_in_file(wanted: list[str]) -> Optional[str]:
     for line in lines:
         fields = re.fullmatch(r"((?:\\.|[^:\\])*):" * 4 + "(.*)", line)
         if fields and not line.startswith("#"):
-            *given, password = [re.sub(r"\\(.)", r"\1", field) for field in fields.groups()]
+            *given, password = [re.sub(r"\\(.)", r"\1", part) for part in fields.groups()]
             if all(name in (value, "*") for name, value in zip(given, wanted)):
                 return password
     return None
@@ -127,8 +128,8 @@ def _password_in_file(wanted: list[str]) -> Optional[str]:
 # ---- A connection --------------------------------------------------------------------------------------------
 
 
-class Database:
-    """A connection, in which each statement is a transaction of its own but in a block of transaction()."""
+class Connection:
+    """A connection, in which each statement is a transaction of its own, but between BEGIN and COMMIT or ROLLBACK."""
 
     def __init__(self, spark: SparkSession, target: Target):
         self._connection = jdbc_connection(spark, DRIVER, target.url, target.properties)
@@ -137,35 +138,16 @@ class Database:
 
     def do(self, *statements: str) -> None:
         """Run statements, one after the other."""
-        made = self._connection.createStatement()
         for statement in statements:
-            made.execute(statement)
-        made.close()
+            self._connection.createStatement().execute(statement)
 
     def ask(self, query: str) -> list[tuple[Optional[str], ...]]:
         """The rows of a query, each value as its text or None."""
-        made = self._connection.createStatement()
-        found, rows = made.executeQuery(query), []
+        found, rows = self._connection.createStatement().executeQuery(query), []
         columns = range(1, found.getMetaData().getColumnCount() + 1)
         while found.next():
             rows.append(tuple(found.getString(column) for column in columns))
-        made.close()
         return rows
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """What the block does is done together, or, when it raises, not at all."""
-        self._connection.setAutoCommit(False)
-        try:
-            yield
-            self._connection.commit()
-        except BaseException:
-            with contextlib.suppress(Py4JError):
-                self._connection.rollback()
-            raise
-        finally:
-            with contextlib.suppress(Py4JError):
-                self._connection.setAutoCommit(True)
 
     def close(self) -> None:
         with contextlib.suppress(Py4JError):
@@ -180,6 +162,16 @@ def quoted(*names: str) -> str:
 def literal(text: str) -> str:
     """A text as SQL takes it."""
     return "'{}'".format(text.replace("'", "''"))
+
+
+def columns_of(table: str, types: dict[str, str]) -> list[str]:
+    """The columns of a table as CREATE TABLE takes them; types: a database's, by a column's name or by its type."""
+    contract = TABLES[table]
+    never_null = {contract.key, *contract.never_null}
+    return [
+        f"{quoted(name)} {types.get(name) or types[kind]}{' NOT NULL' if name in never_null else ''}"
+        for name, kind in contract.types.items()
+    ]
 
 
 # ---- What is said against it ---------------------------------------------------------------------------------

@@ -59,10 +59,12 @@ class Lock:
     def __enter__(self) -> "Lock":
         owner, silence, version = self.read()
         if version:
-            if not self.may_take(owner, silence):
+            dead = is_dead(owner)
+            may_take = owner.get("machine") != this_machine() if self.take else silence >= SILENCE
+            if not (dead or may_take):
                 raise self.refusal(owner)
             run = owner.get("run_id", "without a name")
-            self.replaced = f"the lock of {'dead ' if is_dead(owner) else ''}run {run} released"
+            self.replaced = f"the lock of {'dead ' if dead else ''}run {run} released"
         HELD.add(self.run_id)
         try:
             self.storage.write_if(LOCK, self.text, version)
@@ -90,14 +92,6 @@ class Lock:
                 f"the lock of {self.storage.place} was taken over by {named(owner)}: this run was silent for "
                 f"{SILENCE} seconds, or somebody used --recover"
             )
-
-    def may_take(self, owner: dict, silence: float) -> bool:
-        """Whether a lock may be taken over."""
-        if is_dead(owner):
-            return True
-        if self.take:
-            return owner.get("machine") != this_machine()
-        return silence >= SILENCE
 
     def is_ours(self, owner: dict) -> bool:
         return owner.get("run_id") == self.run_id

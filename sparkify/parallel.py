@@ -23,8 +23,3 @@ def in_parallel(action: Callable[[Any], Any], items: Collection) -> list[Any]:
                 with contextlib.suppress(Exception):  # there is no session, or Java was told to end as well
                     SparkSession.getActiveSession().sparkContext.cancelAllJobs()
             raise
-
-
-def side_by_side(*jobs: Callable[[], Any]) -> list[Any]:
-    """The results of some functions without arguments: see in_parallel."""
-    return in_parallel(lambda job: job(), jobs)

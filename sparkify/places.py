@@ -3,14 +3,12 @@
 import os
 import re
 from collections.abc import Collection
-from typing import Any, Optional
+from typing import Optional
 
 from sparkify.errors import UsageError
 
 HIDDEN = ("_", ".")  # names that begin so are not data, as everywhere in Hadoop
 DATA_FOLDERS = {"song_data", "song-data", "log_data", "log-data"}
-
-Stored = Optional[tuple[bytes, float, Any]]  # what a storage's stored() gives
 
 
 def is_hidden(name: str) -> bool:
@@ -19,7 +17,7 @@ def is_hidden(name: str) -> bool:
 
 
 def data_files(names: Collection[str]) -> list[str]:
-    """Those of some names in staging that are a table's data: no checksums, no markers of folders."""
+    """Those of some names that are a table's data: no checksums, no markers of folders."""
     found = [name for name in names if name.endswith((".parquet", ".json"))]
     return [name for name in found if not name.rpartition("/")[2].startswith(HIDDEN)]
 
@@ -49,7 +47,8 @@ def place_of(text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise UsageError(f"{text!a}: Spark takes no name that isn't UTF-8") from None
-    return os.path.expanduser(re.sub("^file:(//)?", "", text))
+    path = os.path.expanduser(re.sub("^file:(//)?", "", text))
+    return path.rstrip("/") or path[:1]
 
 
 def is_s3(place: str) -> bool:

@@ -18,7 +18,7 @@ from sparkify.errors import JobError, PlaceError, UsageError
 from sparkify.lock import LOCK, Lock
 from sparkify.parallel import in_parallel
 from sparkify.places import DATA_FOLDERS, bucket_and_key, data_files, is_hidden, is_s3
-from sparkify.report import pause, say
+from sparkify.report import say
 from sparkify.schema import FOLDERS, TABLES
 from sparkify.storage import LocalStorage, storage_of
 
@@ -58,7 +58,6 @@ def publish(storage: Any, run_id: str, lock: Lock, rows: Mapping[str, int]) -> N
     start = len(staging) + 1
     files = Counter(name[start:].split("/")[0] for name in data_files(storage.list(staging)))
     journal = {"run_id": run_id, "staged": {folder: files[folder] for folder in FOLDERS}, "rows": rows}
-    pause("before the journal")
     lock.check()
     if read_journal(storage) is not None:
         raise JobError(f"{storage.path(JOURNAL)} is there already: run it again, which completes that publishing first")
@@ -72,11 +71,9 @@ def move_by_journal(storage: Any, lock: Lock) -> Optional[str]:
     if journal is None:
         return None
     staging = staging_of(journal["run_id"])
-    pause("the journal")
     lock.check()
     try:
-        for moved in storage.replace(staging, journal["staged"]):
-            pause(moved)
+        for _ in storage.replace(staging, journal["staged"]):
             lock.check()
     except FileNotFoundError as error:
         raise JobError(f"{error}: restore it, or delete {storage.path(JOURNAL)} to give that run up") from None
@@ -84,7 +81,6 @@ def move_by_journal(storage: Any, lock: Lock) -> Optional[str]:
         about = {"run_id": journal["run_id"], "rows": journal["rows"]}
         storage.write(PUBLISHED, json.dumps(about).encode())
     storage.delete([JOURNAL])
-    pause("the journal removed")
     with contextlib.suppress(PlaceError):  # what is left goes after STAGING_DAYS
         storage.discard(staging)
     return journal["run_id"]
@@ -144,12 +140,8 @@ def recover_only(storage: Any) -> str:
         raise UsageError(f"there is nothing in {storage.place}: name the --output of a run")
     with Lock(storage, new_run_id(), take=True) as lock:
         recovered = move_by_journal(storage, lock)
-    done = [lock.replaced] if lock.replaced else []
-    if recovered:
-        done.append(f"finished publishing run {recovered}, which was interrupted")
-    else:
-        done.append("nothing was interrupted")
-    return f"{storage.place}: {'; '.join(done)}"
+    done = f"finished publishing run {recovered}, which was interrupted" if recovered else "nothing was interrupted"
+    return f"{storage.place}: {'; '.join(filter(None, [lock.replaced, done]))}"
 
 
 def discard_old_staging(storage: Any) -> list[str]:

@@ -20,12 +20,12 @@ from pyspark.sql import functions as F
 
 from sparkify.config import Settings
 from sparkify.errors import UsageError, java_cause
-from sparkify.jars import s3a_packages
+from sparkify.java import s3a_packages
 from sparkify.places import is_s3, literal_path
 from sparkify.publish import check_complete
 from sparkify.report import to_a_reader
 from sparkify.schema import TABLES
-from sparkify.session import parse_query, session, size_shuffles, use_s3a
+from sparkify.session import parse_query, session, size_shuffles, struct_of, use_s3a
 from sparkify.storage import storage_of
 
 SMALL_TABLES = 4 << 20  # bytes up to which compiling a query would take longer than running it
@@ -37,7 +37,7 @@ PRINTED_ROWS = 1000  # of a table; CSV has all
 
 def read_table(spark: SparkSession, place: str, name: str) -> DataFrame:
     """A table in a folder of tables, its partition columns last; no job has to infer the types of its columns."""
-    return spark.read.schema(TABLES[name].columns).parquet(literal_path(f"{place}/{name}"))
+    return spark.read.schema(struct_of(TABLES[name].types)).parquet(literal_path(f"{place}/{name}"))
 
 
 def open_tables(spark: SparkSession, place: str) -> dict[str, DataFrame]:

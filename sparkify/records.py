@@ -4,6 +4,7 @@ A file is a stream of JSON objects: one a line as a rule, several on a line, one
 array. Plain Python, which knows no Spark: the driver and the tasks run the same.
 """
 
+import contextlib
 import functools
 import itertools
 import json
@@ -14,20 +15,20 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Callable, Optional
 
 from sparkify.errors import PlaceError
-from sparkify.schema import EVENT_FIELDS, NOT_NULL, PLAY_KEY, RECORD_COLUMNS, RECORDS, SONG_FIELDS, TABLES
+from sparkify.schema import EVENT_FIELDS, PLAY_KEY, RECORD_COLUMNS, RECORDS, SONG_FIELDS, TABLES
 
 LAST_MS = 4_133_980_800_000  # 2101-01-01: a ts from then on is no time of a play
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BLANKS = b" \t\r\n"
-BETWEEN = " \t\r\n\ufeff"  # characters between objects: files that were joined have byte order marks there
+BETWEEN = re.compile("[ \t\r\n\ufeff]*")  # what is between objects: files that were joined have byte order marks there
 NOT_AN_OBJECT = "not one JSON object"
 UNREADABLE = "can't be read"  # the reason of a row that stands for a whole file: raw says why
 EXACT = 1 << 53  # below it a float is one whole number, and no other
 LARGEST_DOUBLE = int(sys.float_info.max)
-NEEDED_OF_A_SONG = (TABLES["songs"].key, *NOT_NULL["songs"])
-TEXT_FIELDS = {"page", *[name for name, (_, kind) in [*SONG_FIELDS.items(), *EVENT_FIELDS.items()] if kind == "string"]}
+NEEDED_OF_A_SONG = (TABLES["songs"].key, *TABLES["songs"].never_null)
 
 WHOLE = re.compile(r"[0-9]+(\.0+)?")
+BEHIND_AN_ELEMENT = re.compile(f"{BETWEEN.pattern}([],]){BETWEEN.pattern}")
 NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 Row = list[Any]  # the columns of schema.RECORDS; a tuple would be made anew for is_latest
@@ -59,7 +60,7 @@ def song_rows(content: bytes, source: str) -> Iterator[Row]:
 
     A file in which no object is found, such as an empty one, is one rejected record.
     """
-    content = without_mark(content).strip(BLANKS)
+    content = content.removeprefix(BYTE_ORDER_MARK).strip(BLANKS)
     found = list(judged_texts(content, judged_song))
     if all(reason == NOT_AN_OBJECT for _, reason, _ in found):
         found = [(content, NOT_AN_OBJECT, None)]
@@ -73,7 +74,7 @@ def event_rows(content: bytes, source: str) -> Iterator[Row]:
     No play is marked as the latest yet. Events that are no plays are counted: a last row has their number.
     """
     others = 0
-    for raw, reason, values in judged_texts(without_mark(content), event_judge()):
+    for raw, reason, values in judged_texts(content.removeprefix(BYTE_ORDER_MARK), event_judge()):
         if reason:
             yield rejected("logs", reason, source, raw)
         elif values:
@@ -111,7 +112,7 @@ def judged_texts(content: bytes, judge: Callable[[Any], Judgement]) -> Iterator[
         if not reason:
             yield raw, None, values
             continue
-        raw = without_mark(raw[:-1] if raw.endswith(b"\r") else raw)
+        raw = raw.removesuffix(b"\r").removeprefix(BYTE_ORDER_MARK)
         if not raw.strip(BLANKS):
             continue
         if reason != NOT_AN_OBJECT or elements:
@@ -130,19 +131,18 @@ def array_elements(content: bytes) -> list[bytes]:
     if not content.lstrip(BLANKS).startswith(b"["):
         return []
     whole = content.decode("utf-8", "replace").strip()
-    found, at, decode = [], skip_blanks(whole, 1), decoder().raw_decode
-    try:
+    found, at, decode = [], BETWEEN.match(whole, 1).end(), decoder().raw_decode
+    with contextlib.suppress(ValueError, RecursionError):
         while True:
             _, end = decode(whole, at)
             found.append(whole[at:end].encode())
-            at = skip_blanks(whole, end)
-            if whole[at] == "]":
-                return found if at == len(whole) - 1 else []
-            if whole[at] != ",":
+            behind = BEHIND_AN_ELEMENT.match(whole, end)
+            if behind is None:
                 return []
-            at = skip_blanks(whole, at + 1)
-    except (ValueError, RecursionError, IndexError):
-        return []
+            at = behind.end()
+            if behind[1] == "]":
+                return found if at == len(whole) else []
+    return []
 
 
 def objects_from(lines: list[bytes], first: int) -> tuple[list[bytes], int]:
@@ -154,12 +154,12 @@ def objects_from(lines: list[bytes], first: int) -> tuple[list[bytes], int]:
     taken, decode = 1, decoder().raw_decode
     while lines[first].lstrip(BLANKS + BYTE_ORDER_MARK).startswith(b"{"):
         beginning = b"\n".join(lines[first : first + taken]).decode("utf-8", "replace")
-        found, at = [], skip_blanks(beginning, 0)
+        found, at = [], BETWEEN.match(beginning).end()
         try:
             while at < len(beginning) and beginning[at] == "{":
                 _, end = decode(beginning, at)
                 found.append(beginning[at:end].encode())
-                at = skip_blanks(beginning, end)
+                at = BETWEEN.match(beginning, end).end()
                 if at == len(beginning) or "\n" in beginning[end:at]:
                     return found, first + beginning.count("\n", 0, end) + 1
             return nothing, first + 1
@@ -173,22 +173,10 @@ def objects_from(lines: list[bytes], first: int) -> tuple[list[bytes], int]:
     return nothing, first + 1
 
 
-def skip_blanks(text: str, at: int) -> int:
-    """Where the first character from a place on is that is no blank."""
-    while at < len(text) and text[at] in BETWEEN:
-        at += 1
-    return at
-
-
 def is_by_line(content: bytes) -> bool:
     """Whether a log that begins so has whole objects on its lines, and may be cut where a line ends."""
     line = content.lstrip(BLANKS + BYTE_ORDER_MARK).split(b"\n", 1)[0]
     return bool(objects_from([line], 0)[0]) or not line.startswith((b"{", b"["))
-
-
-def without_mark(content: bytes) -> bytes:
-    """The content without a byte order mark."""
-    return content[len(BYTE_ORDER_MARK) :] if content.startswith(BYTE_ORDER_MARK) else content
 
 
 def judged(raw: bytes, judge: Callable[[Any], Judgement], parse: Callable[[bytes], Any]) -> Judgement:
@@ -250,7 +238,7 @@ def whole_number(value: Any) -> Optional[int]:
     """A whole number from 0 up to bigint's, as a JSON number or in a string: 7, '007', 26.0, '26.0'."""
     if type(value) is int:
         return value if 0 <= value < 1 << 63 else None
-    if type(value) is float and abs(value) < EXACT and value.is_integer():
+    if isinstance(value, float) and abs(value) < EXACT and value.is_integer():
         return whole_number(int(value))
     if type(value) is str and WHOLE.fullmatch(value):
         digits, point, _ = value.partition(".")
@@ -261,7 +249,7 @@ def whole_number(value: Any) -> Optional[int]:
 
 def number(value: Any) -> Optional[float]:
     """A number that a double can hold, as a JSON number or in a string."""
-    if type(value) is float:
+    if isinstance(value, float):
         return value + 0.0 if math.isfinite(value) else None  # -0.0 as 0.0: of equal copies none is chosen
     if type(value) is int and abs(value) <= LARGEST_DOUBLE:
         return float(value)
@@ -311,8 +299,12 @@ EVENT_READERS = [
 # --- JSON -------------------------------------------------------------------------------------------------------------
 
 
+class JsonFloat(float):
+    """A number that json has read as one with a fraction or an exponent: it is no text."""
+
+
 class InexactError(Exception):
-    """orjson gives a whole number beyond 64 bits as a float."""
+    """Of orjson's floats, which it also gives for whole numbers beyond 64 bits: json has to tell."""
 
 
 def decoder() -> json.JSONDecoder:
@@ -320,27 +312,17 @@ def decoder() -> json.JSONDecoder:
 
     It is made where it is used: it can't be sent to tasks.
     """
-    return json.JSONDecoder(parse_constant=lambda name: None)
+    return json.JSONDecoder(parse_float=JsonFloat, parse_constant=lambda name: None)
 
 
 def exact_parser() -> Callable[[bytes], Any]:
-    """A function from bytes to the JSON value that they are, numbers with a fraction in text fields as null.
-
-    It raises ValueError or RecursionError for bytes that are none.
-    """
+    """A function from bytes to the JSON value that they are; ValueError or RecursionError for what is none."""
     decode = decoder().decode
-
-    def parse(content: bytes) -> Any:
-        value = decode(content.decode("utf-8", "replace"))
-        if type(value) is not dict:
-            return value
-        return {name: None if type(field) is float and name in TEXT_FIELDS else field for name, field in value.items()}
-
-    return parse
+    return lambda content: decode(content.decode("utf-8", "replace"))
 
 
 def json_parser() -> Callable[[bytes], Any]:
-    """As exact_parser, but for numbers with a fraction in text fields, which stay.
+    """As exact_parser, but floats may be orjson's.
 
     orjson, where it is installed, is only a faster road (1.3 instead of 5.7 µs a line): what it refuses is read by
     json, whose answer counts.

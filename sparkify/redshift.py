@@ -15,23 +15,23 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from sparkify.aws import POLL_ATTEMPTS, aws_calls, aws_client
-from sparkify.catalog import database_of
+from sparkify.catalog import database_name
 from sparkify.config import Settings
 from sparkify.errors import JobError, PlaceError, UsageError
-from sparkify.jdbc import literal, quoted
+from sparkify.jdbc import columns_of, literal, quoted
 from sparkify.places import is_redshift
 from sparkify.publish import published
 from sparkify.report import Watch, loaded_in_words, say, to_a_reader
-from sparkify.schema import DESCRIPTIONS, NOT_NULL, REFERENCES, TABLES
+from sparkify.schema import TABLES
 from sparkify.storage import storage_of
 
 URL_FORMS = "redshift://CLUSTER/DATABASE or redshift-serverless://WORKGROUP/DATABASE"
+SHORT_TEXT, TEXT = "VARCHAR(256)", "VARCHAR(65535)"  # bytes; the longer is as long as Redshift can hold
 TYPES = {"bigint": "BIGINT", "int": "INTEGER", "double": "DOUBLE PRECISION"}
 TYPES["timestamp"] = "TIMESTAMP"  # without a zone: UTC, as Spectrum gives what is in the files
-# Bytes of a VARCHAR. Redshift plans its memory by them, so that the columns by which is joined and grouped are short.
-# A text that people have written may be as long as Redshift can hold: one odd record is to stop no load.
-SHORT, LONGEST = 256, 65_535
-SHORT_COLUMNS = ("song_id", "artist_id", "level", "gender")
+TYPES["string"] = TEXT  # what people have written: one odd record is to stop no load
+# Redshift plans its memory by the length, so the columns by which is joined and grouped are short.
+TYPES.update(dict.fromkeys(["song_id", "artist_id", "level", "gender"], SHORT_TEXT))
 # How the rows lie, chosen for data/questions, with the reason, which is in the table's comment there. Of the sample's
 # 6,800 plays 4,635 match no song, while no user has more than 431; thirteen of the seventeen questions name user_id.
 COPIED = "A copy on each node: the catalogue is small, and joins with it move no plays."
@@ -65,7 +65,7 @@ HINTS = {  # by what Redshift says
 }
 
 
-class Target(NamedTuple):
+class Warehouse(NamedTuple):
     """A database in Redshift: its URL, what the Data API is told of it, and where the tables go and come from there."""
 
     place: str
@@ -90,11 +90,13 @@ class Unfollowed(JobError):
 # ---- Where to ----------------------------------------------------------------------------------------------
 
 
-def target_of(settings: Settings) -> Target:
-    """The database in Redshift that settings name. Raises UsageError for what can't be loaded into."""
+def warehouse_of(settings: Settings) -> Warehouse | None:
+    """The database in Redshift that settings name, None where that is none. Raises UsageError for what can't be one."""
+    if not is_redshift(settings.load):
+        return None
     found = re.fullmatch(r"(redshift|redshift-serverless)://([a-z0-9][a-z0-9-]{0,62})/([\w$.-]{1,127})", settings.load)
     if not found:
-        raise UsageError(f"--load {settings.load}: give {URL_FORMS}, nothing else: the user is in dl.cfg")
+        raise UsageError(f"--load: give {URL_FORMS}, nothing else: the user is in dl.cfg")
     if not settings.catalog.get("database"):
         raise UsageError(
             "--load redshift… reads the tables through the AWS Glue Data Catalog: add --catalog DATABASE, or DATABASE "
@@ -117,26 +119,27 @@ def target_of(settings: Settings) -> Target:
     external = _external(settings)
     # Another catalogue, or another role, is another schema: an old one isn't what the statement says.
     source = f"{schema}_lake_{hashlib.sha256(external.encode()).hexdigest()[:8]}"
-    return Target(settings.load, connection, schema, source, external)
+    return Warehouse(settings.load, connection, schema, source, external)
 
 
 def _external(settings: Settings) -> str:
     """What the external schema is of: the catalogue's database, and the role that reads it."""
-    database, role = database_of(settings), settings.redshift.get("iam_role", "default")
+    name, catalog_id = database_name(settings), settings.catalog.get("id")
+    role = settings.redshift.get("iam_role", "default")
     if role != "default" and not re.fullmatch(r"arn:aws[\w-]*:iam::\d{12}:role/[\w+=,.@/:-]+", role):
         raise UsageError("IAM_ROLE in dl.cfg's [REDSHIFT] is no role: give arn:aws:iam::ACCOUNT:role/NAME, or default")
-    if database.catalog_id and not re.fullmatch(r"[\w:/-]+", database.catalog_id):
+    if catalog_id and not re.fullmatch(r"[\w:/-]+", catalog_id):
         raise UsageError("ID in dl.cfg's [CATALOG] is no catalogue's: give the number of its account")
-    words = [f"DATABASE {literal(database.name)}", f"IAM_ROLE {role if role == 'default' else literal(role)}"]
-    if database.catalog_id:
-        words.append(f"CATALOG_ID {literal(database.catalog_id)}")
+    words = [f"DATABASE {literal(name)}", f"IAM_ROLE {role if role == 'default' else literal(role)}"]
+    if catalog_id:
+        words.append(f"CATALOG_ID {literal(catalog_id)}")
     return " ".join(words)
 
 
 # ---- The SQL -----------------------------------------------------------------------------------------------
 
 
-def statements(target: Target, run_id: str, rows: Mapping[str, int]) -> list[Statement]:
+def statements(target: Warehouse, run_id: str, rows: Mapping[str, int]) -> list[Statement]:
     """What loads the published tables of a run, of so many rows each; to be run as one transaction."""
     made = [
         _check_ours(target.schema),
@@ -147,23 +150,20 @@ def statements(target: Target, run_id: str, rows: Mapping[str, int]) -> list[Sta
         ),
         _create_loads(target.schema),
     ]
+    new = {table: quoted(target.schema, f"{table}_new") for table in LAYOUT}
     for table, (layout, reason) in LAYOUT.items():
-        new = quoted(target.schema, f"{table}_new")
-        made.append(Statement(f"make {table}", _create(target.schema, table, layout)))
-        comment = literal(f"{DESCRIPTIONS[table][0]} {reason}")
-        made.append(Statement(f"describe {table}", f"COMMENT ON TABLE {new} IS {comment}"))
+        made.append(Statement(f"make {table}", _create(table, new, layout)))
+        comment = literal(f"{TABLES[table].description} {reason}")
+        made.append(Statement(f"describe {table}", f"COMMENT ON TABLE {new[table]} IS {comment}"))
     for table in LAYOUT:
-        new, columns = quoted(target.schema, f"{table}_new"), ", ".join(quoted(name) for name in TABLES[table].types)
-        source = quoted(target.source, table)
-        made.append(Statement(f"fill {table}", f"INSERT INTO {new} ({columns})\nSELECT {columns}\nFROM {source}"))
-    for table in LAYOUT:
-        made.append(_count(target.schema, table, rows[table]))
+        columns, source = ", ".join(map(quoted, TABLES[table].types)), quoted(target.source, table)
+        fill = f"INSERT INTO {new[table]} ({columns})\nSELECT {columns}\nFROM {source}"
+        made += [Statement(f"fill {table}", fill), _count(table, new[table], rows[table])]
     # What refers to others goes first. Not CASCADE: a view of somebody's stays, and stops the load.
     old = ", ".join(quoted(target.schema, table) for table in reversed(LAYOUT))
     made.append(Statement("drop the old tables", f"DROP TABLE IF EXISTS {old}"))
     for table in LAYOUT:
-        new = quoted(target.schema, f"{table}_new")
-        made.append(Statement(f"rename {table}", f"ALTER TABLE {new} RENAME TO {quoted(table)}"))
+        made.append(Statement(f"rename {table}", f"ALTER TABLE {new[table]} RENAME TO {quoted(table)}"))
     columns = ", ".join(quoted(name) for name in ("run_id", "loaded_at", *TABLES))
     values = ", ".join([literal(run_id), "GETDATE()", *[str(rows[table]) for table in TABLES]])
     loads = quoted(target.schema, "loads")
@@ -190,23 +190,17 @@ def _create_loads(schema: str) -> Statement:
     return Statement("make loads", f"CREATE TABLE IF NOT EXISTS {loads} (\n    " + ",\n    ".join(columns) + "\n)")
 
 
-def _create(schema: str, table: str, layout: str) -> str:
+def _create(table: str, new: dict[str, str], layout: str) -> str:
     """CREATE TABLE of a new table. The planner believes its keys, and nobody enforces them: the run's audit has."""
-    key, never_null = TABLES[table].key, NOT_NULL.get(table, ())
-    lines = []
-    for column, kind in TABLES[table].types.items():
-        type = TYPES.get(kind) or f"VARCHAR({SHORT if column in SHORT_COLUMNS else LONGEST})"
-        lines.append(f"{quoted(column)} {type}{' NOT NULL' if column == key or column in never_null else ''}")
-    lines.append(f"PRIMARY KEY ({quoted(key)})")
-    for column, other in REFERENCES.get(table, {}).items():
-        theirs = f"{quoted(schema, f'{other}_new')} ({quoted(TABLES[other].key)})"
-        lines.append(f"FOREIGN KEY ({quoted(column)}) REFERENCES {theirs}")
-    return f"CREATE TABLE {quoted(schema, f'{table}_new')} (\n    " + ",\n    ".join(lines) + f"\n) {layout}"
+    contract = TABLES[table]
+    lines = [*columns_of(table, TYPES), f"PRIMARY KEY ({quoted(contract.key)})"]
+    for column, other in contract.references.items():
+        lines.append(f"FOREIGN KEY ({quoted(column)}) REFERENCES {new[other]} ({quoted(TABLES[other].key)})")
+    return f"CREATE TABLE {new[table]} (\n    " + ",\n    ".join(lines) + f"\n) {layout}"
 
 
-def _count(schema: str, table: str, rows: int) -> Statement:
+def _count(table: str, new: str, rows: int) -> Statement:
     """Fails, by a division by zero, where a new table hasn't the rows that were published."""
-    new = quoted(schema, f"{table}_new")
     sql = f"SELECT 1 / CASE WHEN count(*) = {rows} THEN 1 ELSE 0 END FROM {new}"
     hint = f"{table} hasn't got the {rows:,} rows that were published: was it replaced meanwhile? Load it again"
     return Statement(f"count {table}", sql, hint)
@@ -217,9 +211,9 @@ def _count(schema: str, table: str, rows: int) -> Statement:
 
 def load_registered(settings: Settings) -> None:
     """Load what is published in settings.output and registered, where settings name Redshift. Raises JobError."""
-    if not is_redshift(settings.load):
+    target = warehouse_of(settings)
+    if target is None:
         return
-    target = target_of(settings)
     database = settings.catalog["database"]
     again = f"python etl.py --load {target.place} --catalog {database} --no-run --output {settings.output}"
     try:
@@ -234,15 +228,9 @@ def load_registered(settings: Settings) -> None:
         raise JobError(f"{error}; to load again: `{again}`") from None
 
 
-def check_redshift(settings: Settings) -> None:
-    """Raise UsageError where settings name a database in Redshift that can't be loaded into."""
-    if is_redshift(settings.load):
-        target_of(settings)
-
-
 def print_sql(settings: Settings) -> None:
     """Print the SQL that loads what is published in settings.output, for a client that runs it as it stands."""
-    target = target_of(settings)
+    target = warehouse_of(settings)
     about = published(storage_of(settings.output, settings.aws))
     with to_a_reader():
         print(f"-- The tables of run {about['run_id']}, into {target.place}, in one transaction\nBEGIN;")
@@ -251,7 +239,7 @@ def print_sql(settings: Settings) -> None:
         print("COMMIT;")
 
 
-def _load(aws: dict[str, str], target: Target, about: dict[str, Any]) -> None:
+def _load(aws: dict[str, str], target: Warehouse, about: dict[str, Any]) -> None:
     """Send the statements and follow them to their end."""
     sent = statements(target, about["run_id"], about["rows"])
     request = {

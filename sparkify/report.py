@@ -1,4 +1,4 @@
-"""Steps with their seconds, the summary, the report."""
+"""What a user is told of a run: its steps with their seconds, what is waited for, the summary, the report."""
 
 from __future__ import annotations
 
@@ -21,13 +21,6 @@ from sparkify.storage import storage_of
 CLEAR_LINE = "\r\033[K"  # of a terminal
 
 
-def pause(point: str) -> None:
-    """A place where the tests kill the program: where SPARKIFY_ETL_PAUSE names it, it waits for that."""
-    if os.environ.get("SPARKIFY_ETL_PAUSE") == point:
-        print(f"paused at {point}", file=sys.stderr, flush=True)
-        time.sleep(600)
-
-
 def say(line: str) -> None:
     """A line on standard error, at once, in the place of the bar."""
     before = CLEAR_LINE if sys.stderr.isatty() else ""
@@ -43,8 +36,12 @@ class Watch:
     def show(self, state: str) -> None:
         """Say a state, unless it is the one before."""
         if state != self._shown:
-            say(f"{time.monotonic() - self._start:7.0f} s  {state}")
+            say(f"{self.seconds():7.0f} s  {state}")
             self._shown = state
+
+    def seconds(self) -> float:
+        """The seconds since it was begun."""
+        return time.monotonic() - self._start
 
 
 # ---- Steps -----------------------------------------------------------------------------------------------
@@ -68,11 +65,9 @@ class Steps:
             self._has_header = True
             say(f"{'at s':>7}  {'took s':>7}  step")
         begin = time.monotonic()
-        pause(f"{name} begins")
         yield
         self.seconds[name] = round(time.monotonic() - begin, 3)
         say(f"{self.since_start():7.1f}  {self.seconds[name]:7.1f}  {name}")
-        pause(f"{name} ends")
 
     def since_start(self) -> float:
         """The seconds since the steps were made."""

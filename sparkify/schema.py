@@ -54,107 +54,96 @@ RECORDS: dict[str, dict[str, str]] = {
 
 
 class Contract(NamedTuple):
-    """What a written table looks like: its columns in order, its key, its partition columns."""
+    """What a written table looks like, and what a catalogue or a database is told of it and of its columns.
 
-    columns: str
+    columns: {name: (type, description)}, in order. never_null: columns besides the key. references: {column: the table
+    whose key it is}.
+    """
+
+    description: str
+    columns: dict[str, tuple[str, str]]
     key: str
     partitions: tuple[str, ...] = ()
+    never_null: tuple[str, ...] = ()
+    references: dict[str, str] = {}
 
     @property
     def types(self) -> dict[str, str]:
         """{column: its type}, in order."""
-        return dict(column.split() for column in self.columns.split(", "))
+        return {name: kind for name, (kind, _) in self.columns.items()}
 
 
 TABLES: dict[str, Contract] = {
     "songplays": Contract(
-        "songplay_id bigint, start_time timestamp, user_id bigint, level string, song_id string, artist_id string, "
-        "session_id bigint, location string, user_agent string, year int, month int",
-        "songplay_id",
-        ("year", "month"),
-    ),
-    "users": Contract("user_id bigint, first_name string, last_name string, gender string, level string", "user_id"),
-    "songs": Contract(
-        "song_id string, title string, artist_id string, duration double, year int", "song_id", ("year",)
-    ),
-    "artists": Contract(
-        "artist_id string, name string, location string, latitude double, longitude double", "artist_id"
-    ),
-    "time": Contract(
-        "start_time timestamp, hour int, day int, week int, month int, year int, weekday int",
-        "start_time",
-        ("year", "month"),
-    ),
-}
-# What a database is told besides: the columns that are never null (a key isn't), and the keys that columns refer to.
-NOT_NULL: dict[str, tuple[str, ...]] = {
-    "songplays": ("start_time", "user_id", "session_id", "year", "month"),
-    "songs": ("title", "artist_id"),
-    "time": ("hour", "day", "week", "month", "year", "weekday"),
-}
-REFERENCES: dict[str, dict[str, str]] = {  # table -> {column: the table whose key it is}
-    "songplays": {"start_time": "time", "user_id": "users", "song_id": "songs", "artist_id": "artists"},
-    "songs": {"artist_id": "artists"},
-}
-# What a catalogue or a database says of a table and its columns: table -> (text, {column: text}).
-DESCRIPTIONS: dict[str, tuple[str, dict[str, str]]] = {
-    "songplays": (
         "One row a play of a song: an event of the app's log whose page is NextSong.",
         {
-            "songplay_id": "Key: a hash of user, session, item in the session and time, the same in every run.",
-            "start_time": "When the play began, UTC.",
-            "user_id": "Who listened: users.user_id.",
-            "level": "What the user paid for then: free or paid.",
-            "song_id": "The song that has the play's title and artist: songs.song_id; null where there is none.",
-            "artist_id": "That song's artist: artists.artist_id; null where there is no song.",
-            "session_id": "The user's sitting; together with user_id it names one.",
-            "location": "Where the user was.",
-            "user_agent": "The user's browser and device, as the app was told.",
-            "year": "The year of start_time, UTC.",
-            "month": "The month of start_time, UTC: 1 to 12.",
+            "songplay_id": ("bigint", "Key: a hash of user, session, item in session and time; the same in every run."),
+            "start_time": ("timestamp", "When the play began, UTC."),
+            "user_id": ("bigint", "Who listened: users.user_id."),
+            "level": ("string", "What the user paid for then: free or paid."),
+            "song_id": ("string", "The song of the play's title and artist: songs.song_id; null where there is none."),
+            "artist_id": ("string", "That song's artist: artists.artist_id; null where there is no song."),
+            "session_id": ("bigint", "The user's sitting; together with user_id it names one."),
+            "location": ("string", "Where the user was."),
+            "user_agent": ("string", "The user's browser and device, as the app was told."),
+            "year": ("int", "The year of start_time, UTC."),
+            "month": ("int", "The month of start_time, UTC: 1 to 12."),
         },
+        key="songplay_id",
+        partitions=("year", "month"),
+        never_null=("start_time", "user_id", "session_id", "year", "month"),
+        references={"start_time": "time", "user_id": "users", "song_id": "songs", "artist_id": "artists"},
     ),
-    "users": (
+    "users": Contract(
         "One row a user with a play; names, gender and level are those of the user's last play.",
         {
-            "user_id": "Key.",
-            "first_name": "First name.",
-            "last_name": "Last name.",
-            "gender": "Gender: F or M.",
-            "level": "What the user paid for at the last play: free or paid.",
+            "user_id": ("bigint", "Key."),
+            "first_name": ("string", "First name."),
+            "last_name": ("string", "Last name."),
+            "gender": ("string", "Gender: F or M."),
+            "level": ("string", "What the user paid for at the last play: free or paid."),
         },
+        key="user_id",
     ),
-    "songs": (
+    "songs": Contract(
         "One row a song of the catalogue.",
         {
-            "song_id": "Key.",
-            "title": "Title.",
-            "artist_id": "Who plays it: artists.artist_id.",
-            "duration": "Duration in seconds.",
-            "year": "Year of release; 0 where it is unknown, null where it was no number.",
+            "song_id": ("string", "Key."),
+            "title": ("string", "Title."),
+            "artist_id": ("string", "Who plays it: artists.artist_id."),
+            "duration": ("double", "Duration in seconds."),
+            "year": ("int", "Year of release; 0 where it is unknown, null where it was no number."),
         },
+        key="song_id",
+        partitions=("year",),
+        never_null=("title", "artist_id"),
+        references={"artist_id": "artists"},
     ),
-    "artists": (
+    "artists": Contract(
         "One row an artist of the catalogue.",
         {
-            "artist_id": "Key.",
-            "name": "Name.",
-            "location": "Where the artist comes from.",
-            "latitude": "Latitude of that place, degrees.",
-            "longitude": "Longitude of that place, degrees.",
+            "artist_id": ("string", "Key."),
+            "name": ("string", "Name."),
+            "location": ("string", "Where the artist comes from."),
+            "latitude": ("double", "Latitude of that place, degrees."),
+            "longitude": ("double", "Longitude of that place, degrees."),
         },
+        key="artist_id",
     ),
-    "time": (
+    "time": Contract(
         "One row a moment at which a play began, taken apart in UTC.",
         {
-            "start_time": "Key: when a play began, UTC.",
-            "hour": "Hour, UTC: 0 to 23.",
-            "day": "Day of the month: 1 to 31.",
-            "week": "ISO week: 1 to 53.",
-            "month": "Month: 1 to 12.",
-            "year": "Year.",
-            "weekday": "Day of the week: 1 for Monday to 7 for Sunday.",
+            "start_time": ("timestamp", "Key: when a play began, UTC."),
+            "hour": ("int", "Hour, UTC: 0 to 23."),
+            "day": ("int", "Day of the month: 1 to 31."),
+            "week": ("int", "ISO week: 1 to 53."),
+            "month": ("int", "Month: 1 to 12."),
+            "year": ("int", "Year."),
+            "weekday": ("int", "Day of the week: 1 for Monday to 7 for Sunday."),
         },
+        key="start_time",
+        partitions=("year", "month"),
+        never_null=("hour", "day", "week", "month", "year", "weekday"),
     ),
 }
 FOLDERS = (*TABLES, "_rejected")  # what a run stages and publishes

@@ -13,12 +13,9 @@ import locale
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,27 +29,12 @@ from pyspark.java_gateway import launch_gateway
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.types import StructType
 
+from sparkify import java
 from sparkify.aws import aws_session
 from sparkify.errors import JobError, UsageError, java_cause
-from sparkify.jars import POSTGRES_DRIVER
-from sparkify.java import (
-    ARCHIVE_OPTION,
-    archive_left,
-    archive_options,
-    by_spark_submit,
-    find_java,
-    java_options,
-    keep_archive,
-    launcher_options,
-    remove_archive,
-    spark_jars,
-    undisturbed,
-)
 from sparkify.report import say
 
-LEFT_DAYS = 7  # the folder of a run that was killed longer ago is removed
-
-# The SQL settings that the results or the speed depend on; everything else is the machine's or the cluster's own.
+# The settings that the results or the speed depend on; everything else is the machine's or the cluster's own.
 SQL_SETTINGS = {
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
@@ -90,9 +72,9 @@ def spark_session(work: Optional[str] = None, small: bool = False, packages: Seq
     settings = dict(SQL_SETTINGS)
     if small and not is_the_callers:
         settings.update(SMALL_SETTINGS)
-    if by_spark_submit() or is_the_callers:
+    if java.by_spark_submit() or is_the_callers:
         return SparkSession.builder.config(map=settings).getOrCreate()
-    os.environ["JAVA_HOME"] = home = find_java(pyspark.__version__)
+    os.environ["JAVA_HOME"] = home = java.find_java(pyspark.__version__)
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     settings.update(local_settings(home, small, work))
     if packages:
@@ -126,7 +108,7 @@ def local_settings(home: str, small: bool, work: Optional[str]) -> dict[str, str
         # Of 64 MB for each sort and aggregation, and of 4 MB for each broadcast, only a little would be used.
         settings.update({"spark.buffer.pageSize": "1m", "spark.broadcast.blockSize": "128k"})
     if work:
-        options = [*java_options(home, small), *archive_options(home), f"-XX:ErrorFile={work}/java.log"]
+        options = [*java.java_options(home, small), *java.archive_options(home), f"-XX:ErrorFile={work}/java.log"]
         options.append(f"-Djava.io.tmpdir={work}")  # where it unpacks libraries, which a killed one leaves
         settings["spark.driver.extraJavaOptions"] = shlex.join(options)
         settings["spark.local.dir"] = settings["spark.sql.warehouse.dir"] = work
@@ -149,18 +131,18 @@ def start_context(settings: dict[str, str], work: str) -> None:
             gateway = launch_gateway(conf, {"stdout": log, "stderr": log})
         return SparkContext(conf=conf, gateway=gateway)
 
-    os.environ.setdefault("SPARK_LAUNCHER_OPTS", launcher_options())
+    os.environ.setdefault("SPARK_LAUNCHER_OPTS", java.launcher_options())
     try:
         try:
             started()
         except PySparkException:
             options = settings.get("spark.driver.extraJavaOptions", "")
-            if ARCHIVE_OPTION not in options:
+            if java.ARCHIVE_OPTION not in options:
                 raise
             kept = [word for word in shlex.split(options) if ".jsa" not in word]
             settings["spark.driver.extraJavaOptions"] = shlex.join(kept)
             started()
-            remove_archive(options)
+            java.remove_archive(options)
     except PySparkException:
         raise UsageError(why_java_failed(settings, log_path)) from None
 
@@ -183,7 +165,7 @@ def why_java_failed(settings: dict[str, str], log_path: str) -> str:
     if "spark.jars.packages" in settings and re.search("unresolved dependency|download failed", log, re.I):
         return (
             f"can't download {settings['spark.jars.packages'].replace(',', ' and ')}, which is needed for S3 or a "
-            f"database: put its jar, for S3 also that of the AWS SDK it depends on, into {spark_jars()}"
+            f"database: put its jar, for S3 also that of the AWS SDK it depends on, into {java.spark_jars()}"
         )
     said = [line.strip() for line in log.split("\n") if line.strip() and not re.match(r"\s+at |Picked up", line)]
     told = next((line for line in said if re.search("memory|heap|error|exception", line, re.I)), "")
@@ -199,20 +181,20 @@ def session(work: str, small: bool = False, packages: Sequence[str] = ()) -> Ite
 
     The first one ends slowly, as Java leaves its archive: print results before.
     """
-    with java_heard(work), undisturbed():
+    with java_heard(work), java.undisturbed():
         is_the_callers = SparkSession.getActiveSession() is not None
         spark = spark_session(work, small, packages)
         options = spark.conf.get("spark.driver.extraJavaOptions", "")
-    java, is_done = java_of(spark), False
+    process, is_done = java_of(spark), False
     try:
         with java_heard(work):
             yield spark
         is_done = True
     finally:
-        if java and java.poll() == -signal.SIGABRT:  # it crashed
-            remove_archive(options)
+        if process and process.poll() == -signal.SIGABRT:  # it crashed
+            java.remove_archive(options)
         # Java ends with the program, in order: to wait for pyspark's own end would take up to half a second more.
-        is_left = is_done and java and is_the_program() and not archive_left(options)
+        is_left = is_done and process and is_the_program() and not java.archive_left(options)
         if not (is_the_callers or is_left):
             with contextlib.suppress(Exception):
                 stop(spark)
@@ -229,26 +211,26 @@ def java_heard(work: str) -> Iterator[None]:
     try:
         yield
     except (Py4JError, PySparkException) as error:
-        log = "" if by_spark_submit() else f"; see {os.path.join(work, 'spark.log')}"
+        log = "" if java.by_spark_submit() else f"; see {os.path.join(work, 'spark.log')}"
         raise JobError(f"the job failed: {java_cause(error)}{log}") from error
 
 
 def stop(spark: SparkSession) -> None:
     """End the session; where Java is to leave an archive of its classes, wait until it has, and keep it."""
-    archive = archive_left(spark.conf.get("spark.driver.extraJavaOptions", ""))
-    gateway, java = spark.sparkContext._gateway, java_of(spark)
+    archive = java.archive_left(spark.conf.get("spark.driver.extraJavaOptions", ""))
+    gateway, process = spark.sparkContext._gateway, java_of(spark)
     spark.stop()
-    if not archive or not java:
+    if not archive or not process:
         return
     say("saving Java's classes, this once, so that later runs start sooner")
     whole = False
     try:
         gateway.shutdown()
-        java.stdin.close()
-        whole = java.wait(60) == 0
+        process.stdin.close()
+        whole = process.wait(60) == 0
     finally:  # Ctrl-C among the reasons
-        forget_java(java)
-        keep_archive(*archive, whole)
+        forget_java(process)
+        java.keep_archive(*archive, whole)
 
 
 def java_of(spark: SparkSession) -> Optional[subprocess.Popen]:
@@ -258,27 +240,18 @@ def java_of(spark: SparkSession) -> Optional[subprocess.Popen]:
 
 def kill_java(spark: SparkSession) -> None:
     """End the session, and at once the Java of this program: a task of a cancelled job may still make a file there."""
-    java = java_of(spark)
+    process = java_of(spark)
     with contextlib.suppress(Exception):
         spark.stop()  # else pyspark complains of Java's end in a traceback
-    if java:
-        forget_java(java)
+    if process:
+        forget_java(process)
 
 
-def forget_java(java: subprocess.Popen) -> None:
+def forget_java(process: subprocess.Popen) -> None:
     """End a Java, if it hasn't ended by itself, and let pyspark start another when it needs one."""
-    java.kill()
-    java.wait()
+    process.kill()
+    process.wait()
     SparkContext._gateway = SparkContext._jvm = None
-
-
-def work_folder() -> str:
-    """A new folder for the files of a run; those of runs that were killed LEFT_DAYS ago go."""
-    for old in Path(tempfile.gettempdir()).glob("sparkify-etl-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > LEFT_DAYS * 86400:
-                shutil.rmtree(old)
-    return tempfile.mkdtemp(prefix="sparkify-etl-")
 
 
 # --- What Spark runs on -----------------------------------------------------------------------------------------------
@@ -319,15 +292,21 @@ def frame_of(spark: SparkSession, rows: RDD, columns: dict[str, str]) -> DataFra
 
     createDataFrame would look at each row in Python once more: 0.2 µs a row, and a second until there are workers.
     """
-    schema = StructType()
-    for name, kind in columns.items():
-        schema.add(name, {"int": "integer", "bigint": "long"}.get(kind, kind))
+    schema = struct_of(columns)
     try:
         serde = spark._jvm.SerDeUtil
         in_java = serde.toJavaArray(serde.pythonToJava(rows._jrdd, True)).rdd()
         return DataFrame(spark._jsparkSession.applySchemaToPythonRDD(in_java, schema.json()), spark)
     except (AttributeError, TypeError, Py4JError):
         return spark.createDataFrame(rows, schema, verifySchema=False)
+
+
+def struct_of(columns: dict[str, str]) -> StructType:
+    """Columns, {name: type}, as Spark takes them; as text they would take 20 ms more."""
+    schema = StructType()
+    for name, kind in columns.items():
+        schema.add(name, {"int": "integer", "bigint": "long"}.get(kind, kind))
+    return schema
 
 
 def parse_query(spark: SparkSession, sql: str) -> bool:
@@ -355,12 +334,12 @@ def jdbc_connection(spark: SparkSession, driver: str, url: str, properties: dict
     try:
         instance = functools.reduce(getattr, driver.split("."), spark._jvm)()
     except TypeError:  # what isn't there is a package
-        raise UsageError(f"Java has no {driver} here: give spark-submit --packages {POSTGRES_DRIVER}") from None
+        raise UsageError(f"Java has no {driver} here: give spark-submit --packages {java.POSTGRES_DRIVER}") from None
     return instance.connect(url, given)
 
 
 def use_s3a(spark: SparkSession, aws: dict[str, str]) -> None:
-    """Let s3:// be S3A where it isn't something else, as on EMR; what is there is never changed.
+    """Let s3:// be S3A where it isn't something else, as on EMR, where nothing is changed.
 
     It is set in Hadoop's configuration after the start, so that no key is in Spark's, which is shown and logged.
     """

@@ -10,7 +10,7 @@ import threading
 import zipfile
 import zipimport
 import zlib
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +23,7 @@ from pyspark.sql import functions as F
 import sparkify
 from sparkify.errors import PlaceError, UsageError
 from sparkify.java import by_spark_submit
+from sparkify.parallel import in_parallel
 from sparkify.places import DATA_FOLDERS, is_hidden, is_s3, literal_path
 from sparkify.records import UNREADABLE, Row, is_by_line, rows_in
 from sparkify.report import say
@@ -51,11 +52,6 @@ class File(NamedTuple):
     size: int
     member: Optional[str] = None
     start: Optional[int] = None
-
-    @property
-    def own_name(self) -> str:
-        """What the file itself is called, in a zip where it is a member of one."""
-        return self.member or self.name
 
 
 class Input:
@@ -128,12 +124,12 @@ def find_input(place: str, aws: Optional[dict[str, str]] = None, needed: Collect
     storage = storage_of(place, aws or {})
     sizes = storage.list()
     found = {kind: files_of(storage, sizes, word) for kind, word in KINDS.items()}
-    files = {kind: [file for file in of_kind if is_json(file.own_name)] for kind, of_kind in found.items()}
+    files = {kind: [file for file in of_kind if is_json(file.member or file.name)] for kind, of_kind in found.items()}
     left_out = [
         storage.path(f"{file.name}!{file.member}" if file.member else file.name)
         for of_kind in found.values()
         for file in of_kind
-        if not is_json(file.own_name)
+        if not is_json(file.member or file.name)
     ]
     if left_out:
         say(
@@ -208,8 +204,10 @@ def zip_members(storage: Any, name: str) -> list[File]:
 
 
 def shares_of(storage: Any, files: list[File], cores: int) -> list[list[File]]:
-    """The files as shares, one a task: of about SHARE bytes, of which some are ranges of a large log."""
-    parts = [part for file in files for part in ranges_of(storage, file)]
+    """The files as shares, one a task: of about SHARE bytes, of which some are ranges of a large file."""
+    large = [file for file in files if file.size > 2 * SHARE]
+    ranges = dict(zip(large, in_parallel(functools.partial(ranges_of, storage), large)))
+    parts = [part for file in files for part in ranges.get(file, [file])]
     weights = [part.size + OPENING for part in parts]
     most = min(SHARE, sum(weights) // cores + 1)
     shares: list[list[File]] = [[]]
@@ -224,10 +222,12 @@ def shares_of(storage: Any, files: list[File], cores: int) -> list[list[File]]:
 
 
 def ranges_of(storage: Any, file: File) -> list[File]:
-    """A file as it is; or as ranges, where it is large and has whole objects on its lines."""
-    if file.member or file.size <= 2 * SHARE or file.name.endswith(".gz"):
+    """A large file as ranges, where it has whole objects on its lines; else as it is."""
+    if file.member or file.name.endswith(".gz"):
         return [file]
-    if not is_by_line(storage.read(file.name, 0, BEGINNING)):
+    with readable(storage.path(file.name)):
+        beginning = storage.read(file.name, 0, BEGINNING)
+    if not is_by_line(beginning):
         return [file]
     starts = range(0, file.size, SHARE)
     return [file._replace(start=start, size=min(SHARE, file.size - start)) for start in starts]
@@ -239,28 +239,28 @@ def rows_of(storage: Any, kind: str, files: list[File]) -> Iterator[Row]:
     A Python worker is kept from reading the directory of pyspark.zip again for each task. From Python 3.10 to 3.12 that
     takes 0.1 s: pyspark calls importlib.invalidate_caches before a task.
     """
-    for finder in sys.path_importer_cache.values():
+    for finder in list(sys.path_importer_cache.values()):  # another thread may import something
         if isinstance(finder, zipimport.zipimporter):
             finder.invalidate_caches = int  # does nothing
-    return rows_in(kind, contents(storage, files, whole=kind == "songs"))
+    return rows_in(kind, contents(storage, files))
 
 
-def contents(storage: Any, files: list[File], whole: bool) -> Iterator[tuple[str, bytes]]:
-    """(source, content) of each file; if not whole, a large one in pieces that end where a line does.
+def contents(storage: Any, files: list[File]) -> Iterator[tuple[str, bytes]]:
+    """(source, content) of each file; of a large one that is compressed, in pieces that end where a line does.
 
     Raises PlaceError for what can't be read.
     """
+    plain = [file for file in files if not file.member]
     with ThreadPoolExecutor(THREADS) as pool:
-        waiting: deque[tuple[File, Future[bytes]]] = deque()
-        for file in files:
-            if not file.member:
-                waiting.append((file, pool.submit(content_of, storage, file)))
-            if len(waiting) > 2 * THREADS:  # no more is in memory than the next step can take
-                yield from unpacked(storage, *waiting.popleft(), whole)
-        while waiting:
-            yield from unpacked(storage, *waiting.popleft(), whole)
+        for file, content in zip(plain, pool.map(functools.partial(content_of, storage), plain)):
+            path = storage.path(file.name)
+            if file.name.endswith(".gz"):
+                with readable(path):
+                    yield from pieces(path, gzip.GzipFile(fileobj=io.BytesIO(content)))
+            else:
+                yield path, content
     for name in sorted({file.name for file in files if file.member}):
-        yield from members(storage, name, {file.member for file in files if file.name == name}, whole)
+        yield from members(storage, name, {file.member for file in files if file.name == name})
 
 
 def content_of(storage: Any, file: File) -> bytes:
@@ -300,17 +300,7 @@ def up_to_an_object(lines: Any) -> bytes:
     return b"".join(passed)
 
 
-def unpacked(storage: Any, file: File, reading: Future[bytes], whole: bool) -> Iterator[tuple[str, bytes]]:
-    """(source, content) of a file that is being read, of a gzip what is in it."""
-    path, content = storage.path(file.name), reading.result()
-    if file.name.endswith(".gz"):
-        with readable(path):
-            yield from pieces(path, gzip.GzipFile(fileobj=io.BytesIO(content)), whole)
-    else:
-        yield path, content
-
-
-def members(storage: Any, name: str, wanted: set, whole: bool) -> Iterator[tuple[str, bytes]]:
+def members(storage: Any, name: str, wanted: set) -> Iterator[tuple[str, bytes]]:
     """As contents, of members of a zip: as they lie in it, so that it is read forwards, once."""
     path = storage.path(name)
     with readable(path), storage.open(name) as file, zipfile.ZipFile(file) as archive:
@@ -318,20 +308,17 @@ def members(storage: Any, name: str, wanted: set, whole: bool) -> Iterator[tuple
             source = f"{path}!{member}"
             with readable(source), archive.open(member) as content:
                 inner = gzip.GzipFile(fileobj=content) if member.endswith(".gz") else content
-                yield from pieces(source, inner, whole)
+                yield from pieces(source, inner)
 
 
-def pieces(source: str, file: Any, whole: bool) -> Iterator[tuple[str, bytes]]:
-    """(source, content) of a compressed file; if not whole, in pieces as the ranges of a large one."""
-    if whole:
-        yield source, file.read()
-        return
+def pieces(source: str, file: Any) -> Iterator[tuple[str, bytes]]:
+    """(source, content) of a compressed file, in pieces as the ranges of a large one."""
     piece = file.read(SHARE) + file.readline()
     if not is_by_line(piece[:BEGINNING]):
         piece += file.read()
-    while piece:
+    yield source, piece + up_to_an_object(file)
+    while piece := file.read(SHARE) + file.readline():
         yield source, piece + up_to_an_object(file)
-        piece = file.read(SHARE) + file.readline()
 
 
 def read_by_hadoop(spark: SparkSession, storage: Any, kind: str, files: list[File]) -> Any:

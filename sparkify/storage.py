@@ -18,8 +18,8 @@ from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
 
 from sparkify.aws import bucket_access
-from sparkify.errors import JobError, PlaceError, UsageError
-from sparkify.places import DATA_FOLDERS, Stored, bucket_and_key, is_hidden, is_s3, place_of
+from sparkify.errors import PlaceError, UsageError
+from sparkify.places import DATA_FOLDERS, bucket_and_key, is_hidden, is_s3, place_of
 from sparkify.s3 import S3Storage
 
 DISK_HINTS = {
@@ -172,7 +172,7 @@ class LocalStorage:
             except OSError:  # it isn't empty
                 return
 
-    def stored(self, name: str) -> Stored:
+    def stored(self, name: str) -> tuple[bytes, float, Any] | None:
         """(content, seconds since it was written by the place's own clock, version) of a file, None where it isn't."""
         path = self.path(name)
         try:
@@ -265,10 +265,7 @@ class LocalStorage:
 
     def move(self, old: str, new: str) -> None:
         """Rename a folder; never into or over one that is there, as a rename may do."""
-        try:
+        with disk_calls(f"move of {self.path(old)} to {self.path(new)}"):
             if os.path.lexists(self.path(new)):
-                raise FileExistsError(errno.EEXIST, "it is there already")
+                raise OSError("it is there already")
             os.rename(self.path(old), self.path(new))
-        except OSError as error:
-            hint = DISK_HINTS.get(error.errno, "check that disk")
-            raise JobError(f"can't move {self.path(old)} to {self.path(new)}: {error.strerror}: {hint}") from None

@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory):
     import etl
-    from sparkify.jars import postgres_packages
+    from sparkify.java import postgres_packages
 
     session = etl.spark_session(str(tmp_path_factory.mktemp("spark")), small=True, packages=postgres_packages())
     session.conf.set("spark.sql.shuffle.partitions", 4)
@@ -130,9 +130,9 @@ def run_here(spark, no_aws_from_outside, tmp_path_factory, monkeypatch, capsys):
     Both outputs are in run_here.stdout and run_here.stderr.
     """
     import etl
-    from sparkify import ending
+    from sparkify import errors
 
-    monkeypatch.setattr(ending, "work_folder", lambda: str(tmp_path_factory.mktemp("work")))  # a failed run leaves it
+    monkeypatch.setattr(errors, "work_folder", lambda: str(tmp_path_factory.mktemp("work")))  # a failed run leaves it
 
     def call(*arguments):
         capsys.readouterr()

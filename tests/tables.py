@@ -13,7 +13,7 @@ import pyspark
 import pytest
 
 from sparkify import java
-from sparkify.jars import hadoop_package, jar_of
+from sparkify.java import hadoop_package, jar_of
 
 ROOT = Path(__file__).resolve().parent.parent
 ETL = ROOT / "etl.py"

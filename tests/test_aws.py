@@ -151,6 +151,14 @@ def test_a_session_token_of_the_configuration_is_sent(listening):
     assert signature(listening, aws_of(listening.address, aws_session_token=TOKEN))[1] == TOKEN
 
 
+def test_a_session_token_alone_is_no_key(listening, monkeypatch):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    aws = {"endpoint_url": listening.address, "aws_session_token": TOKEN}
+    assert signature(listening, aws)[0] is None
+
+
 def test_without_keys_a_profile_serves(listening, monkeypatch, tmp_path):
     (tmp_path / "profiles").write_text(f"[sparkify]\naws_access_key_id = {KEY_ID}\naws_secret_access_key = x\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "profiles"))

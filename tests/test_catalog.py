@@ -27,7 +27,7 @@ from sparkify.catalog import RUN_PARAMETER, Database, partition_input, partition
 from sparkify.config import read_settings
 from sparkify.errors import JobError, UsageError
 from sparkify.report import summary
-from sparkify.schema import DESCRIPTIONS, TABLES
+from sparkify.schema import TABLES
 from sparkify.storage import storage_of
 
 pytestmark = pytest.mark.usefixtures("no_aws_from_outside")
@@ -147,7 +147,7 @@ def test_a_table_and_a_partition_as_data():
         ("artist_id", "string"),
         ("duration", "double"),
     ]
-    assert table["PartitionKeys"] == [{"Name": "year", "Type": "int", "Comment": DESCRIPTIONS["songs"][1]["year"]}]
+    assert table["PartitionKeys"] == [{"Name": "year", "Type": "int", "Comment": TABLES["songs"].columns["year"][1]}]
     assert table["TableType"] == "EXTERNAL_TABLE"
     assert table["Parameters"] == {
         "classification": "parquet",
@@ -175,9 +175,8 @@ def test_glue_takes_it(table):
 
 @pytest.mark.parametrize("table", TABLES)
 def test_each_table_and_column_is_described(table):
-    text, columns = DESCRIPTIONS[table]
-    assert list(columns) == [name for name, _ in columns_of(table)]
-    for line in (text, *columns.values()):
+    contract = TABLES[table]
+    for line in (contract.description, *[description for _, description in contract.columns.values()]):
         assert 0 < len(line) <= 255
         assert line.isascii()
         assert "\n" not in line
@@ -260,7 +259,7 @@ def test_after_a_run_a_reader_that_knows_only_the_catalogue_finds_the_oracles_ta
         table = table_of(aws, name)
         assert table["Parameters"]["numRows"] == str(len(rows))
         assert table["Parameters"][RUN_PARAMETER] == report["run_id"]
-        assert table["Description"] == DESCRIPTIONS[name][0]
+        assert table["Description"] == TABLES[name].description
     assert sorted(partitions_of(aws, "songs")) == sorted(SONGS)
 
 
@@ -621,7 +620,7 @@ def test_a_run_that_publishes_meanwhile_is_noticed(aws, capsys, monkeypatch):
 def test_register_can_be_called_alone(aws):
     publish(aws)
     storage = storage_of(aws.output, read_settings([]).aws)
-    done = register(client_of("glue", aws.address), Database(aws.database), storage)
+    done = register(Database(client_of("glue", aws.address), aws.database), storage)
     assert (done["partitions"], done["new"]) == (7, 7)
 
 

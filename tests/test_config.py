@@ -59,7 +59,7 @@ LOAD_NOT_WITH = [["--query", "SELECT 1"], ["--recover"], ["--emr-stop", "j-1"]]
 
 
 @pytest.mark.parametrize(
-    "url", ["postgresql://ann:{}@host/d", "postgres://ann:{}/x@host:5432/d", "redshift://a:{}@h/d"]
+    "url", ["postgresql://ann:{}@host/d", "postgres://ann:{}/x@host:5432/d", "redshift-serverless://a:{}@h/d"]
 )
 @pytest.mark.parametrize("arguments", [["--load", "URL"], ["--load=URL"], ["--laod", "URL"], ["URL"]])
 def test_a_password_on_the_command_line_is_refused_and_not_printed(url, arguments, capsys):
@@ -175,6 +175,8 @@ def test_hdfs_is_refused_with_a_way_to_s3(refused, flag):
         ("file:///data/in", "/data/in"),
         ("file:/data/in", "/data/in"),
         ("~/in", f"{Path.home()}/in"),
+        ("lake//", "lake"),
+        ("/", "/"),
         ("$in", "$in"),  # the shell has expanded what was meant so
     ],
 )

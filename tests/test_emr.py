@@ -400,6 +400,16 @@ def test_a_failed_step_without_a_log_is_said(aws, capsys):
     assert "step FAILED: Unknown Error" in failed(aws, capsys, drive)[0]
 
 
+def test_a_failed_step_whose_log_is_damaged_is_said(aws, capsys):
+    def drive(cluster):
+        key = f"out/_logs/{cluster.id}/steps/{cluster.steps[0].id}/stderr.gz"
+        aws.s3.put_object(Bucket="lake", Key=key, Body=gzip.compress(b"etl.py: no")[:-9])
+        cluster.steps[0].last_state_change_reason = "Unknown Error"
+        cluster.steps[0].state = "FAILED"
+
+    assert "step FAILED: Unknown Error" in failed(aws, capsys, drive)[0]
+
+
 def test_a_step_that_somebody_cancels_is_said(aws, capsys):
     def drive(cluster):
         cluster.steps[0].state = "CANCELLED"
@@ -411,9 +421,7 @@ def test_a_step_without_a_report_is_said(aws, capsys):
     def drive(cluster):
         cluster.steps[0].state = "COMPLETED"
 
-    assert re.search(
-        r"there is no report s3://lake/out/_reports/\S+\.json; to look at it", failed(aws, capsys, drive)[0]
-    )
+    assert re.search(r"there is no report s3://lake/out/_reports/\S+\.json; see s3://", failed(aws, capsys, drive)[0])
 
 
 def test_credentials_that_expire_while_it_runs_leave_it_running(aws, capsys):

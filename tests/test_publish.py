@@ -13,6 +13,7 @@ from pathlib import Path
 import duckdb
 import pytest
 from dirty import event, song, write_input
+from paused import wait_at
 from s3 import aws_of, client_of, contents, downloaded, put, storage_at
 from tables import COLUMNS, listing
 from test_lock import owner_of, sleeping  # noqa: F401
@@ -86,7 +87,7 @@ def killed_at(point, action):
     if not child:
         os.dup2(writer, 2)
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-        os.environ["SPARKIFY_ETL_PAUSE"] = point
+        wait_at(point)
         with contextlib.suppress(BaseException):
             action()
         os._exit(0)
@@ -185,25 +186,28 @@ def test_a_publishing_whose_lock_is_lost_between_two_moves_moves_no_more(tmp_pat
     assert versions(storage.place) == dict.fromkeys(COLUMNS, "new")
 
 
-@pytest.mark.parametrize("point", ["before the journal", "the journal", "all away", "all there"])
-def test_a_publishing_whose_lock_is_lost_on_s3_goes_no_further(fast_endpoint, tmp_path, monkeypatch, point):
-    bucket = f"lost-{point.replace(' ', '-')}"
-    storage = staged_on_s3(fast_endpoint, bucket, tmp_path)
+@pytest.mark.parametrize("lost_at", range(1, 5))  # before the journal, behind it, all away, all there
+def test_a_publishing_whose_lock_is_lost_on_s3_goes_no_further(fast_endpoint, tmp_path, lost_at):
+    storage = staged_on_s3(fast_endpoint, f"lost-{lost_at}", tmp_path)
+    checks = []
 
-    def lose(here):
-        if here == point:
+    def losing(check=Lock.check):
+        checks.append(1)
+        if len(checks) == lost_at:
             storage.write(LOCK, b'{"run_id": "second"}')
             storage.delete = storage.write = storage._copy = None  # not called any more
+        check(lock)
 
-    monkeypatch.setattr("sparkify.publish.pause", lose)
     with Lock(storage, "first") as lock, pytest.raises(JobError, match="was taken over by run second"):
+        lock.check = losing
         publish(storage, RUN_ID, lock, {})
+    assert len(checks) == lost_at
 
 
 def test_a_move_never_goes_into_what_is_there(tmp_path):
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
-    with pytest.raises(JobError, match="can't move .*/old to .*/new: it is there already"):
+    with pytest.raises(PlaceError, match="move of .*/old to .*/new: it is there already"):
         LocalStorage(str(tmp_path)).move("old", "new")
     assert sorted(listing(tmp_path)) == ["new", "old"]
 

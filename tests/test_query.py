@@ -13,11 +13,12 @@ import pytest
 from tables import COLUMNS, ETL, ROOT, columns_of, environment, run_etl
 
 import etl
-from sparkify import jars
+from sparkify import java
 from sparkify import query as room
 from sparkify.errors import UsageError
 from sparkify.query import as_table, open_tables, query, write_csv
 from sparkify.schema import TABLES
+from sparkify.session import struct_of
 from sparkify.staging import write_table
 
 TOP_ARTISTS = ROOT / "data/questions/top_artists.sql"
@@ -29,7 +30,7 @@ def empty_output(spark, tmp_path_factory):
     """The five tables without rows, as a run stages them."""
     output = tmp_path_factory.mktemp("empty")
     for name, contract in TABLES.items():
-        write_table(spark.createDataFrame([], contract.columns).coalesce(1), name, str(output), empty=True)
+        write_table(spark.createDataFrame([], struct_of(contract.types)).coalesce(1), name, str(output), empty=True)
     return output
 
 
@@ -54,7 +55,8 @@ def test_unknown_years_and_no_years_keep_their_type(spark, empty_output, tmp_pat
     output = tmp_path / "[ab] {c,d}*"  # a name that Hadoop would take for a pattern
     shutil.copytree(empty_output, output, ignore=lambda folder, names: ["songs"] if "songs" in names else [])
     songs = [(f"S{number}", "T", "A", 1.5, year) for number, year in enumerate(years)]
-    write_table(spark.createDataFrame(songs, TABLES["songs"].columns).coalesce(1), "songs", str(output), empty=False)
+    rows = spark.createDataFrame(songs, struct_of(TABLES["songs"].types)).coalesce(1)
+    write_table(rows, "songs", str(output), empty=False)
     table = open_tables(spark, str(output))["songs"]
     assert table.dtypes == columns_of("songs")
     assert sorted(map(tuple, table.collect())) == songs
@@ -78,21 +80,21 @@ def test_a_missing_table_is_named(spark, empty_output, tmp_path):
 def test_for_tables_on_s3_the_download_is_said_with_javas_folder_until_it_is_done(
     tmp_path, monkeypatch, capsys, hadoop, size
 ):
-    monkeypatch.setattr(jars, "spark_jars", lambda: tmp_path)
-    monkeypatch.setattr(jars.pwd, "getpwuid", lambda _: SimpleNamespace(pw_dir=str(tmp_path)))
+    monkeypatch.setattr(java, "spark_jars", lambda: tmp_path)
+    monkeypatch.setattr(java.pwd, "getpwuid", lambda _: SimpleNamespace(pw_dir=str(tmp_path)))
     monkeypatch.setenv("HOME", "/elsewhere")
     (tmp_path / f"hadoop-client-api-{hadoop}.jar").touch()
     package = [f"org.apache.hadoop:hadoop-aws:{hadoop}"]
-    assert jars.s3a_packages() == package
+    assert java.s3a_packages() == package
     said = rf"Spark reads tables on S3 by hadoop-aws {hadoop}: downloading it to (\S+), once, {size}\n"
     folder = Path(re.fullmatch(said, capsys.readouterr().err)[1])
     assert folder.parent == tmp_path
     (folder / "jars").mkdir(parents=True)
     (folder / f"jars/org.apache.hadoop_hadoop-aws-{hadoop}.jar").touch()
-    assert jars.s3a_packages() == package
+    assert java.s3a_packages() == package
     assert capsys.readouterr().err == ""
     (tmp_path / f"hadoop-aws-{hadoop}.jar").touch()
-    assert jars.s3a_packages() == []
+    assert java.s3a_packages() == []
 
 
 # ---- What is a query -------------------------------------------------------------------------------------

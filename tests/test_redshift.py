@@ -31,8 +31,8 @@ import etl
 from sparkify import redshift
 from sparkify.config import read_settings
 from sparkify.errors import JobError, UsageError
-from sparkify.redshift import LAYOUT, statements, target_of
-from sparkify.schema import DESCRIPTIONS, NOT_NULL, REFERENCES, TABLES
+from sparkify.redshift import LAYOUT, statements, warehouse_of
+from sparkify.schema import TABLES
 
 pytestmark = pytest.mark.usefixtures("no_aws_from_outside")
 
@@ -215,7 +215,7 @@ def settings_of(*arguments):
 @pytest.fixture
 def target(tmp_path):
     (tmp_path / "dl.cfg").write_text(f"[REDSHIFT]\nIAM_ROLE = {ROLE}\n")
-    return target_of(settings_of())
+    return warehouse_of(settings_of())
 
 
 # ---- The SQL -----------------------------------------------------------------------------------------------
@@ -249,13 +249,13 @@ def test_a_table_is_the_contracts(target, table):
     columns = {column.name: column for column in tree.find_all(exp.ColumnDef)}
     assert list(columns) == [name for name, _ in columns_of(table)]
     not_null = {name for name, column in columns.items() if column.find(exp.NotNullColumnConstraint)}
-    assert not_null == {TABLES[table].key, *NOT_NULL.get(table, ())}
+    assert not_null == {TABLES[table].key, *TABLES[table].never_null}
     (primary,) = tree.find_all(exp.PrimaryKey)
     assert [column.name for column in primary.expressions] == [TABLES[table].key]
     foreign = {
         key.expressions[0].name: key.find(exp.Table).name.removesuffix("_new") for key in tree.find_all(exp.ForeignKey)
     }
-    assert foreign == REFERENCES.get(table, {})
+    assert foreign == TABLES[table].references
     widths = [int(width) for width in re.findall(r"VARCHAR\((\d+)\)", made)]
     assert len(widths) == [kind for _, kind in columns_of(table)].count("string")
     assert all(width <= 65_535 for width in widths)
@@ -267,20 +267,21 @@ def test_its_layout_names_columns_and_has_its_reason(target, table):
     assert re.fullmatch(r'(DISTSTYLE ALL|DISTKEY \("\w+"\)) SORTKEY \("\w+"\)', layout)
     assert set(re.findall(r'"(\w+)"', layout)) <= {name for name, _ in columns_of(table)}
     (comment,) = [made.sql for made in statements(target, RUN, ROWS) if made.what == f"describe {table}"]
-    assert f"{DESCRIPTIONS[table][0]} {reason}" in comment.replace("''", "'")
+    assert f"{TABLES[table].description} {reason}" in comment.replace("''", "'")
 
 
 def test_tables_come_before_those_that_refer_to_them():
     order = list(LAYOUT)
     assert sorted(order) == sorted(TABLES)
-    assert all(order.index(other) < order.index(table) for table, keys in REFERENCES.items() for other in keys.values())
+    for table, contract in TABLES.items():
+        assert all(order.index(other) < order.index(table) for other in contract.references.values())
 
 
 def test_another_role_or_catalogue_is_another_external_schema(tmp_path):
     names = set()
     for text in ("", f"IAM_ROLE = {ROLE}\n", f"IAM_ROLE = {ROLE}2\n", "[CATALOG]\nID = 123456789012\n"):
         (tmp_path / "dl.cfg").write_text(f"[REDSHIFT]\n{text}")
-        names.add(target_of(settings_of()).source)
+        names.add(warehouse_of(settings_of()).source)
     assert len(names) == 4
 
 
@@ -582,7 +583,7 @@ def test_the_lines_of_the_readme_are_taken(tmp_path):
     section = readme.split("### Redshift\n", 1)[1]
     config, load, *asking = re.search(r"```sh\n(.*?)```", section, re.DOTALL)[1].splitlines()
     subprocess.run(["bash", "-c", config], cwd=tmp_path, check=True)
-    target = target_of(read_settings(shlex.split(load)[2:]))
+    target = warehouse_of(read_settings(shlex.split(load)[2:]))
     assert target.connection == {"Database": "dev", "DbUser": "analyst", "ClusterIdentifier": "my-cluster"}
     assert ROLE in target.external
     model = boto3.client("redshift-data", "us-east-1").meta.service_model

@@ -55,16 +55,6 @@ def test_a_step_that_fails_has_no_line(capsys):
     assert steps.seconds == {}
 
 
-def test_a_run_pauses_where_a_test_wants_to_kill_it(monkeypatch, capsys):
-    monkeypatch.setenv("SPARKIFY_ETL_PAUSE", "audit ends")
-    slept = []
-    monkeypatch.setattr(report.time, "sleep", slept.append)
-    with Steps()("audit"):
-        assert slept == []
-    assert slept == [600]
-    assert capsys.readouterr().err.endswith("audit\npaused at audit ends\n")
-
-
 class Terminal(io.StringIO):
     def isatty(self):
         return True

@@ -11,6 +11,7 @@ from dirty import dump, event, song, write_input
 from rows import as_json
 from s3 import client_of, put, storage_at
 
+import etl
 from sparkify import source
 from sparkify.errors import UsageError
 from sparkify.records import UNREADABLE
@@ -223,3 +224,9 @@ def test_a_damaged_gzip_is_named_and_nothing_is_written(place, tmp_path, run_her
     assert status == 2
     assert "b.json.gz: it is damaged: " in line
     assert not (tmp_path / "lake").exists()
+
+
+def test_a_damaged_song_file_is_named_by_the_plays_alone(spark, place, tmp_path):
+    (place / "song_data/b.json.gz").write_bytes(gzip.compress(dump(song()))[:-9])
+    with pytest.raises(UsageError, match="b.json.gz: it is damaged"):
+        etl.process_log_data(spark, place, tmp_path / "lake")

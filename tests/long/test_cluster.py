@@ -23,8 +23,7 @@ from tables import COLUMNS, FOR_SECONDS, ROOT, assert_tables, hadoop_jar, until
 
 from sparkify.config import Settings
 from sparkify.emr import code_files, spark_step
-from sparkify.jars import s3a_packages
-from sparkify.java import find_java
+from sparkify.java import find_java, s3a_packages
 from sparkify.report import summary
 
 SECRET = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY"

@@ -15,7 +15,7 @@ import time
 import pytest
 from proxy import Proxy
 from s3 import client_of, contents, downloaded, put, write_config
-from tables import COLUMNS, ETL, assert_tables, environment, is_hidden, listing, run_etl, visible
+from tables import COLUMNS, ETL, ROOT, assert_tables, environment, is_hidden, listing, run_etl, visible
 
 # ---- Killed anywhere in a run ------------------------------------------------------------------------------
 
@@ -30,9 +30,9 @@ S3_INSTANTS = ["before the journal", "all away"]
 def kill_run(point, *arguments, cwd):
     """Run etl.py in a process group of its own, and kill -9 all of it where it pauses."""
     process = subprocess.Popen(
-        [sys.executable, str(ETL), *map(str, arguments)],
+        [sys.executable, ROOT / "tests/paused.py", point, *map(str, arguments)],
         cwd=cwd,
-        env=environment(SPARKIFY_ETL_PAUSE=point, TMPDIR=str(cwd), AWS_EC2_METADATA_DISABLED="true"),
+        env=environment(TMPDIR=str(cwd), AWS_EC2_METADATA_DISABLED="true"),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

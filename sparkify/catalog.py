@@ -175,23 +175,25 @@ class Database:
 # ---- The differences -------------------------------------------------------------------------------------
 
 
-def register(database: Database, output: Any) -> Counter:
+def register(client: Any, database: str, output: Any, catalog_id: str | None = None) -> Counter:
     """Put what is published in an output's storage into a database; counts what was "new", "changed", "gone".
 
-    In each table first itself, then its new partitions, at last those that are gone. Raises UsageError, PlaceError.
+    client: boto3's, of Glue. In each table first itself, then its new partitions, at last those that are gone. Raises
+    UsageError, PlaceError.
     """
     about = published(output)
     files = dict(zip(TABLES, in_parallel(output.list, TABLES)))
     wanted = {table: partitions_in(table, names) for table, names in files.items()}
     if published(output) != about:
         raise UsageError(f"another run has published its tables in {output.place} meanwhile")
-    _until_done(database.make)
+    there = Database(client, database, catalog_id)
+    _until_done(there.make)
     done = Counter(partitions=sum(len(wanted[table]) for table in TABLES if TABLES[table].partitions))
     for table in TABLES:
         place = output.path(table)
         itself = table_input(table, place, about["run_id"], about["rows"][table])
         partitions = {values: partition_input(table, place, values) for values in wanted[table]}
-        done += _until_done(functools.partial(_send, database, itself, partitions))
+        done += _until_done(functools.partial(_send, there, itself, partitions))
     return done
 
 
@@ -260,7 +262,7 @@ def register_published(settings: Settings) -> None:
         return
     try:
         output, database = _opened(settings)
-        done = register(database, output)
+        done = register(database.client, database.name, output, settings.catalog.get("id"))
     except (UsageError, PlaceError, JobError) as error:
         command = f"python etl.py --catalog {settings.catalog['database']} --no-run --output {settings.output}"
         if settings.load:

@@ -23,7 +23,7 @@ from tables import COLUMNS, PARTITIONS, ROOT, assert_rows, columns_of
 import etl
 from sparkify import catalog
 from sparkify.aws import aws_client
-from sparkify.catalog import RUN_PARAMETER, Database, partition_input, partitions_in, register, table_input
+from sparkify.catalog import RUN_PARAMETER, partition_input, partitions_in, register, table_input
 from sparkify.config import read_settings
 from sparkify.errors import JobError, UsageError
 from sparkify.report import summary
@@ -620,7 +620,7 @@ def test_a_run_that_publishes_meanwhile_is_noticed(aws, capsys, monkeypatch):
 def test_register_can_be_called_alone(aws):
     publish(aws)
     storage = storage_of(aws.output, read_settings([]).aws)
-    done = register(Database(client_of("glue", aws.address), aws.database), storage)
+    done = register(client_of("glue", aws.address), aws.database, storage)
     assert (done["partitions"], done["new"]) == (7, 7)
 
 

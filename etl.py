@@ -249,7 +249,7 @@ def process_log_data(
     """Read logs and songs in input_data; write songplays, users, time and rejected records below output_data.
 
     In the Counts of the event records, used are plays, copies among them. Raises JobError as process_song_data, but not
-    for rejected songs: they are only left out here.
+    for rejected songs: they are only left out here. Of an Input, process_song_data finds song files it can't read.
     """
     steps = steps or Steps()
     source = opened(input_data)
@@ -324,10 +324,14 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
             "tables": tables_in_report(output, settings.output, rows),
             "matched_plays": written["songplays"].with_song,
         }
-        conclude(report, settings)
-        register_published(settings)
-        if into:
-            load_tables(spark, into, output, {"run_id": run_id, "rows": rows}, staging, steps)
+        try:
+            register_published(settings)
+            if into:
+                load_tables(spark, into, output, {"run_id": run_id, "rows": rows}, staging, steps)
+                ending.outcome = "the tables are published, and loaded"
+        finally:
+            report["seconds"] = steps.since_start()  # with the load
+            conclude(report, settings)
 
 
 def main(argv: Optional[list[str]] = None) -> int:

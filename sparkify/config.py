@@ -114,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--input", type=_filled, help=source)
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--output", type=_filled, help="folder for the five tables (default: output/)")
-    output.add_argument("--bucket", type=_bucket, dest="output", help="the same as --output s3://BUCKET")
+    output.add_argument(
+        "--bucket", type=_bucket, dest="output", metavar="BUCKET", help="the same as --output s3://BUCKET"
+    )
     config = "configuration (default: dl.cfg in this folder, else beside etl.py)"
     add("--config", type=_filled, metavar="FILE", help=config)
     add("--report", type=_filled, metavar="FILE", help="write the counts and the seconds of each step as JSON")

@@ -10,6 +10,7 @@ import json
 import re
 import time
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Callable
 
@@ -308,7 +309,7 @@ def follow(client: Any, cluster: str, step: str | None, logs: str | None, aws: d
         state, reason = wait_for(client, cluster, step)
     if state == "FAILED" and logs:
         say(f"the step failed; waiting for its log, which EMR brings to {logs} every five minutes")
-        with contextlib.suppress(PlaceError, OSError, EOFError):  # then EMR's own reason is all there is
+        with contextlib.suppress(PlaceError, OSError, EOFError, zlib.error):  # then EMR's own reason is all there is
             reason = failure_reason(aws, logs, step) or reason
     return state, reason
 

@@ -77,7 +77,7 @@ def target_of(settings: Settings) -> Optional[Target]:
         url = urlsplit(settings.load)
         port = int(os.environ.get("PGPORT") or 5432) if url.port is None else url.port
     except ValueError:
-        raise UsageError(f"--load: the host or the port is none: give {URL_FORM}") from None
+        raise UsageError(f"--load: the host, or the port, also PGPORT, can't be right: give {URL_FORM}") from None
     if url.password is not None:
         raise UsageError("the URL to load into has a password: put it in ~/.pgpass, PGPASSWORD or PASSWORD of dl.cfg")
     asked = dict(parse_qsl(url.query))

@@ -47,8 +47,7 @@ def place_of(text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise UsageError(f"{text!a}: Spark takes no name that isn't UTF-8") from None
-    path = os.path.expanduser(re.sub("^file:(//)?", "", text))
-    return path.rstrip("/") or path[:1]
+    return os.path.expanduser(re.sub("^file:(//)?", "", text))
 
 
 def is_s3(place: str) -> bool:

@@ -27,7 +27,7 @@ from sparkify.storage import storage_of
 
 TYPES = {"bigint": "bigint", "int": "integer", "double": "double precision", "string": "text"}
 TYPES["timestamp"] = "timestamp with time zone"  # a moment, whatever the zones of the server and of who asks
-STAGING = "_load_of_etl_py"  # ends the name of the schema that a load writes to, which no one else has
+STAGING = "_load_of_etl_py"  # ends the name of the schema that a load writes to: no one else's may end so
 LOCK_WAIT = 60  # seconds that a load waits for another one
 POLL_SECONDS = 0.5
 SWAP_WAIT = 300  # seconds that a swap waits for those who read the old tables
@@ -108,8 +108,10 @@ def load_only(settings: Settings, ending: Ending, into: Optional[Target]) -> Non
     about, steps = published(storage), Steps()
     with tables_session(storage, ending.work, postgres_packages()) as spark:
         check_load(spark, into)
-        ending.outcome = "; ".join(filter(None, [ending.outcome, UNCHANGED]))
+        before = f"{ending.outcome}; " if ending.outcome else ""
+        ending.outcome = f"{before}{UNCHANGED}"
         load_tables(spark, into, storage, about, storage.place, steps)
+        ending.outcome = f"{before}the tables are loaded"
 
 
 def _lock(connection: Connection, target: Target) -> None:
@@ -162,9 +164,10 @@ def _check_tables(connection: Connection, target: Target) -> None:
     oids = f"({', '.join(old.values())})"
     found = connection.ask(
         f"""SELECT DISTINCT replace(pg_describe_object(classid, objid, 0), 'rule _RETURN on ', ''), refobjid::regclass
-        FROM pg_depend LEFT JOIN pg_constraint AS c ON classid = 'pg_constraint'::regclass AND c.oid = objid
-        WHERE refclassid = 'pg_class'::regclass AND refobjid IN {oids} AND coalesce(conrelid NOT IN {oids}, true)
-            AND (deptype = 'n' OR classid = 'pg_policy'::regclass)"""
+        FROM pg_depend AS d WHERE refclassid = 'pg_class'::regclass AND refobjid IN {oids}
+            AND (classid = 'pg_policy'::regclass OR deptype = 'n' AND NOT EXISTS (  -- what goes with its table
+                SELECT FROM pg_depend AS own WHERE own.classid = d.classid AND own.objid = d.objid
+                AND own.refclassid = d.refclassid AND own.refobjid IN {oids} AND own.deptype IN ('a', 'i')))"""
     )
     if found:
         what, table = found[0]

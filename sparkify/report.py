@@ -119,8 +119,9 @@ def logs_in_report(files: int, counts: Any, plays: int) -> dict[str, Any]:
 def tables_in_report(output: Any, place: str, rows: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """What a report says of the tables: rows, files, bytes and path, in the order of the contract."""
     listings = dict(zip(TABLES, in_parallel(output.list, TABLES)))
+    paths = {table: os.path.join(place, table) for table in TABLES}
     return {
-        table: {"rows": rows[table], "files": len(files), "bytes": sum(files.values()), "path": f"{place}/{table}"}
+        table: {"rows": rows[table], "files": len(files), "bytes": sum(files.values()), "path": paths[table]}
         for table, files in listings.items()
     }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sparkify.aws import aws_calls, aws_client
+from sparkify.errors import PlaceError
 from sparkify.parallel import REQUESTS, in_parallel
 from sparkify.places import HIDDEN, bucket_and_key, data_files, is_hidden
 
@@ -60,7 +61,7 @@ class S3Storage:
         """As LocalStorage's. A folder is listed with all below it, page by page, where many are side by side.
 
         Where few are, one that has more than some pages is divided into the folders in it, which go on side by side: so
-        1 M objects take little more than 1,000 requests, however they lie, and 2,000 take two.
+        1 M objects take little more than 1,000 requests, and 2,000 take two.
         """
         found, waiting = {}, [folder.rstrip("/") + "/" if folder else ""]
         while waiting:
@@ -141,21 +142,24 @@ class S3Storage:
     def _read_plainly(self, name: str, part: dict[str, str]) -> bytes | None:
         """The bytes, if they come at once and as they should; once an address is refused, no other is tried."""
         from botocore.awsrequest import AWSRequest
-        from botocore.exceptions import HTTPClientError
+        from botocore.exceptions import HTTPClientError, SSLError
 
-        if self._http is None:
+        http = self._http  # another thread may give it up
+        if http is None:
             return None
         address = self.client.generate_presigned_url("get_object", self._object(name))
         try:
-            answer = self._http.send(AWSRequest("GET", address, part).prepare())
-        except HTTPClientError:  # nothing answers, or the answer broke off
+            answer = http.send(AWSRequest("GET", address, part).prepare())
+        except HTTPClientError as error:  # nothing answers, or the answer broke off
+            if isinstance(error, SSLError):
+                self._http = None
             return None
         if answer.status_code == (206 if part else 200):
             size = answer.headers.get("Content-Length")
             return answer.content if size in (None, str(len(answer.content))) else None
         if answer.status_code == 404 and b"<Code>NoSuchKey<" in answer.content:
             raise self._missing(name)
-        if answer.status_code in (400, 401, 403):
+        if answer.status_code not in (404, 429, 500, 502, 503, 504):
             self._http = None
         return None
 
@@ -270,8 +274,11 @@ class S3Storage:
         self.write(probe, b"")
         try:
             self._copy(probe, f"{probe}-copy", 0)
-        finally:
-            self.delete([probe, f"{probe}-copy"])
+        except PlaceError:
+            with contextlib.suppress(PlaceError):
+                self.delete([probe])
+            raise
+        self.delete([probe, f"{probe}-copy"])
 
     def _copy(self, old: str, new: str, size: int) -> None:
         lack = "this server of S3 can't copy an object (CopyObject), which publishing needs: choose another --output"

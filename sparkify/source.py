@@ -32,7 +32,7 @@ from sparkify.session import executors_have_boto3, frame_of, is_local, size_shuf
 from sparkify.storage import storage_of
 
 KINDS = {"songs": "song", "logs": "log"}  # kind of records -> how its folders and zips begin
-SHARE = 32 << 20  # bytes that a task reads at once; a larger log is cut into ranges
+SHARE = 32 << 20  # bytes that a task reads at once; a file of more than two is cut into ranges
 BEGINNING = 1 << 20  # bytes of a log that tell whether it has an object a line
 OPENING = 64 << 10  # opening a file takes about as long as reading so many bytes
 SMALL_INPUT = 64 << 20  # up to this size the driver reads the input: sooner than starting Python workers

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterator
 from typing import Any, BinaryIO
 
 from sparkify.aws import bucket_access
-from sparkify.errors import PlaceError, UsageError
+from sparkify.errors import JobError, PlaceError, UsageError
 from sparkify.places import DATA_FOLDERS, bucket_and_key, is_hidden, is_s3, place_of
 from sparkify.s3 import S3Storage
 
@@ -265,7 +265,10 @@ class LocalStorage:
 
     def move(self, old: str, new: str) -> None:
         """Rename a folder; never into or over one that is there, as a rename may do."""
-        with disk_calls(f"move of {self.path(old)} to {self.path(new)}"):
+        try:
             if os.path.lexists(self.path(new)):
-                raise OSError("it is there already")
+                raise FileExistsError(errno.EEXIST, "it is there already")
             os.rename(self.path(old), self.path(new))
+        except OSError as error:
+            hint = DISK_HINTS.get(error.errno, "check that disk")
+            raise JobError(f"can't move {self.path(old)} to {self.path(new)}: {error.strerror}: {hint}") from None

@@ -400,10 +400,11 @@ def test_a_failed_step_without_a_log_is_said(aws, capsys):
     assert "step FAILED: Unknown Error" in failed(aws, capsys, drive)[0]
 
 
-def test_a_failed_step_whose_log_is_damaged_is_said(aws, capsys):
+@pytest.mark.parametrize("damaged", [gzip.compress(b"etl.py: no")[:-9], gzip.compress(b"")[:10] + b"\xff" * 20])
+def test_a_failed_step_whose_log_is_damaged_is_said(aws, capsys, damaged):
     def drive(cluster):
         key = f"out/_logs/{cluster.id}/steps/{cluster.steps[0].id}/stderr.gz"
-        aws.s3.put_object(Bucket="lake", Key=key, Body=gzip.compress(b"etl.py: no")[:-9])
+        aws.s3.put_object(Bucket="lake", Key=key, Body=damaged)
         cluster.steps[0].last_state_change_reason = "Unknown Error"
         cluster.steps[0].state = "FAILED"
 

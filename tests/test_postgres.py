@@ -289,6 +289,18 @@ def test_what_depends_on_an_old_table_stops_the_load_by_its_name(server, databas
     assert_nothing_left(server, database)
 
 
+def test_triggers_of_ones_own_go_with_the_old_tables(server, database, loaded, lakes):
+    assert loaded(lakes[0][0])[0] == 0
+    server.sql(
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+        "CREATE TRIGGER a BEFORE UPDATE OF level ON sparkify.users FOR EACH ROW EXECUTE FUNCTION f()",
+        "CREATE TRIGGER b BEFORE UPDATE ON sparkify.users FOR EACH ROW WHEN (NEW.level = 'x') EXECUTE FUNCTION f()",
+        database=database,
+    )
+    assert loaded(lakes[1][0])[0] == 0
+    assert_loaded(server, database, lakes[1][1])
+
+
 def test_tables_of_others_are_never_touched(server, database, loaded, lakes):
     server.sql("CREATE SCHEMA sparkify CREATE TABLE users (id int)", database=database)
     status, line = loaded(lakes[0][0])
@@ -413,7 +425,10 @@ def test_a_run_loads_what_it_has_published(server, database, run_here, inputs, t
     assert_loaded(server, database, expected)
     text = (tmp_path / "report.json").read_text()
     assert PASSWORD not in text
-    plays = json.loads(text)["tables"]["songplays"]["rows"]
+    report = json.loads(text)
+    assert {"load tables", "load keys", "swap"} <= set(report["steps"])
+    assert report["seconds"] > sum(report["steps"][step] for step in ("load tables", "load keys", "swap"))
+    plays = report["tables"]["songplays"]["rows"]
     assert runs_in(server, database) == [f"{run_of(tmp_path / 'lake')}|{plays}"]
 
 
@@ -490,9 +505,9 @@ def test_the_password_is_dl_cfgs_or_pgpassword_or_that_of_pgpass(target, monkeyp
     ("url", "postgres", "said"),
     [
         ("mysql://a@h/d", {}, "--load takes postgresql://USER@HOST:PORT/DATABASE"),
-        ("postgresql://a@h:port/d", {}, "the host or the port is none"),
-        ("postgresql://a@h:70000/d", {}, "the host or the port is none"),
-        ("postgresql://a@[::1/d", {}, "the host or the port is none"),
+        ("postgresql://a@h:port/d", {}, "the host, or the port, also PGPORT"),
+        ("postgresql://a@h:70000/d", {}, "the host, or the port, also PGPORT"),
+        ("postgresql://a@[::1/d", {}, "the host, or the port, also PGPORT"),
         ("postgresql://a:secret@h/d", {}, "the URL to load into has a password"),
         ("postgresql://a@h/d?password=secret", {}, "password in the URL means nothing here"),
         ("postgresql://a@h/d", {"schema": "pg_x"}, "SCHEMA in dl.cfg is reserved"),

@@ -207,7 +207,7 @@ def test_a_publishing_whose_lock_is_lost_on_s3_goes_no_further(fast_endpoint, tm
 def test_a_move_never_goes_into_what_is_there(tmp_path):
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
-    with pytest.raises(PlaceError, match="move of .*/old to .*/new: it is there already"):
+    with pytest.raises(JobError, match="can't move .*/old to .*/new: it is there already"):
         LocalStorage(str(tmp_path)).move("old", "new")
     assert sorted(listing(tmp_path)) == ["new", "old"]
 

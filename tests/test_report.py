@@ -7,11 +7,12 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from tables import until
+from tables import COLUMNS, until
 
 from sparkify import report
 from sparkify.config import Settings
-from sparkify.report import Steps, conclude, much_smaller, summary
+from sparkify.report import Steps, conclude, much_smaller, summary, tables_in_report
+from sparkify.storage import LocalStorage
 
 TABLES = {
     "songplays": {"rows": 6800, "files": 1, "bytes": 130_000, "path": "out/songplays"},
@@ -127,3 +128,9 @@ def test_a_table_that_loses_more_than_half_of_its_rows_is_warned_of():
     now = {"songplays": 235, "users": 46, "songs": 71, "artists": 5000, "time": 0}
     (line,) = much_smaller(before, now)
     assert line.startswith("etl.py: warning: songplays had 6,800 rows, now 235: ")
+
+
+@pytest.mark.parametrize("place", ["lake", "lake/"])
+def test_a_table_lies_below_its_output_however_that_is_written(tmp_path, place):
+    found = tables_in_report(LocalStorage(str(tmp_path)), place, dict.fromkeys(COLUMNS, 0))
+    assert found["songs"] == {"rows": 0, "files": 0, "bytes": 0, "path": "lake/songs"}

@@ -228,12 +228,13 @@ def process_song_data(
     a table is in output_data already: remove it first.
     """
     steps = steps or Steps()
-    records = opened(input_data, ["songs"]).records(spark, "songs")
+    source = opened(input_data, ["songs"])
+    records = source.records(spark, "songs")
     songs = songs_of(records)
     output = place_of(str(output_data))
 
     with steps("read songs"):
-        counts = count_records(records)
+        counts = source.counts(spark, "songs")
     write_rejected(records, "songs", counts, max_rejected, output)
     tables = {"songs": songs_table(songs), "artists": artists_table(songs)}
     return Made(counts, write_tables(tables, output, steps, empty=not counts.used))
@@ -249,7 +250,7 @@ def process_log_data(
     """Read logs and songs in input_data; write songplays, users, time and rejected records below output_data.
 
     In the Counts of the event records, used are plays, copies among them. Raises JobError as process_song_data, but not
-    for rejected songs: they are only left out here. Of an Input, process_song_data finds song files it can't read.
+    for rejected songs: they are only left out here.
     """
     steps = steps or Steps()
     source = opened(input_data)
@@ -258,9 +259,8 @@ def process_log_data(
     output = place_of(str(output_data))
 
     with steps("read logs"):
-        counts = count_records(events)
-        if source is not input_data:  # else process_song_data finds what can't be read of the songs
-            count_records(songs)
+        counts = source.counts(spark, "logs")
+        source.counts(spark, "songs")  # a song file that can't be read is no song without plays
     write_rejected(events, "logs", counts, max_rejected, output)
     if counts.used and counts.last < JANUARY_1971:
         say("etl.py: warning: all plays are in 1970: is ts in seconds? It is read as milliseconds")
@@ -327,7 +327,8 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
         try:
             register_published(settings)
             if into:
-                load_tables(spark, into, output, {"run_id": run_id, "rows": rows}, staging, steps)
+                about = {"run_id": run_id, "rows": rows}
+                report["load"] = load_tables(spark, into, output, about, staging, steps)
                 ending.outcome = "the tables are published, and loaded"
         finally:
             report["seconds"] = steps.since_start()  # with the load
@@ -348,7 +349,7 @@ def main(argv: Optional[list[str]] = None) -> int:
             print_sql(settings)
         else:
             into = target_of(settings)  # what can't be loaded into is refused before anything is begun
-            warehouse_of(settings)
+            warehouse = warehouse_of(settings)
             check_catalog(settings)
             if settings.cluster is not None:
                 report = run_on_emr(settings)
@@ -359,7 +360,7 @@ def main(argv: Optional[list[str]] = None) -> int:
                 load_only(settings, ending, into)  # PostgreSQL
             else:
                 run(settings, ending, into)  # with its catalogue, and PostgreSQL
-            load_registered(settings)  # Redshift
+            load_registered(settings, warehouse)  # Redshift
     return ending.status
 
 

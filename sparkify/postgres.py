@@ -57,12 +57,13 @@ def check_load(spark: SparkSession, target: Target) -> None:
 
 def load_tables(
     spark: SparkSession, target: Target, storage: Any, about: dict[str, Any], copy: str, steps: Steps
-) -> None:
-    """Load what is published in a storage. copy: a folder that may have it, too.
+) -> dict[str, Any]:
+    """Load what is published in a storage; gives what a report says of it. copy: a folder that may have it, too.
 
     Raises JobError, and the database is as it was before.
     """
     place = copy if os.path.isdir(os.path.join(copy, "songplays")) else storage.place  # what is here needs no S3A
+    loaded = {"into": target.place, "schema": target.schema, **about}
 
     def check_same() -> None:
         with contextlib.suppress(UsageError):
@@ -75,7 +76,7 @@ def load_tables(
             _lock(connection, target)
         if _loaded_run(connection, target) == about["run_id"]:
             say(f"run {about['run_id']} is in {target.place}, schema {target.schema} already: nothing was loaded")
-            return
+            return {**loaded, "loaded": False, "replaced": 0}
         _check_tables(connection, target)
         staging = target.schema + STAGING
         drop_staging = f"DROP SCHEMA IF EXISTS {quoted(staging)} CASCADE"
@@ -98,6 +99,7 @@ def load_tables(
             raise
     nul = f"; in {replaced:,} rows a NUL became U+FFFD" if replaced else ""
     say(loaded_in_words(target.place, target.schema, about["run_id"], about["rows"]) + nul)
+    return {**loaded, "loaded": True, "replaced": replaced}
 
 
 def load_only(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
@@ -120,10 +122,15 @@ def _lock(connection: Connection, target: Target) -> None:
     other = f"another load into schema {target.schema} is under way"
     watch = Watch()
     while connection.ask(f"SELECT pg_try_advisory_lock({key})") != [("t",)]:
-        watch.show(f"{other}: waiting for it")
-        if watch.seconds() > LOCK_WAIT:
-            raise JobError(f"{target.place}: {other}: wait until it ends")
-        time.sleep(POLL_SECONDS)
+        _wait(watch, LOCK_WAIT, f"{other}: waiting for it", f"{target.place}: {other}: wait until it ends")
+
+
+def _wait(watch: Watch, most: float, what_for: str, refusal: str) -> None:
+    """Say what is waited for, and wait a moment. Raises JobError with the refusal after so many seconds in all."""
+    watch.show(what_for)
+    if watch.seconds() > most:
+        raise JobError(refusal)
+    time.sleep(POLL_SECONDS)
 
 
 def _loaded_run(connection: Connection, target: Target) -> str:
@@ -261,10 +268,8 @@ def _swap(connection: Connection, target: Target, staging: str, about: dict[str,
             if code_of(error) not in (NOT_LOCKED, DEADLOCK):
                 raise
         readers = _readers(connection, target)
-        watch.show(f"waiting for who uses the old tables: {readers}")
-        if watch.seconds() > SWAP_WAIT:
-            raise JobError(f"{target.place}: the old tables are in use all the time, by {readers}: end that, or wait")
-        time.sleep(POLL_SECONDS)
+        refusal = f"{target.place}: the old tables are in use all the time, by {readers}: end that, or wait"
+        _wait(watch, SWAP_WAIT, f"waiting for who uses the old tables: {readers}", refusal)
 
 
 def _swap_now(connection: Connection, target: Target, staging: str, about: dict[str, Any]) -> None:

@@ -209,9 +209,8 @@ def _count(table: str, new: str, rows: int) -> Statement:
 # ---- The load ----------------------------------------------------------------------------------------------
 
 
-def load_registered(settings: Settings) -> None:
-    """Load what is published in settings.output and registered, where settings name Redshift. Raises JobError."""
-    target = warehouse_of(settings)
+def load_registered(settings: Settings, target: Warehouse | None) -> None:
+    """Load what is published in settings.output and registered into a target, if there is one. Raises JobError."""
     if target is None:
         return
     database = settings.catalog["database"]

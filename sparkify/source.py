@@ -61,6 +61,7 @@ class Input:
         self.storage, self.files = storage, files
         self._ahead: dict[str, Future[list[Row]]] = {}
         self._records: dict[str, DataFrame] = {}
+        self._counts: dict[str, Counts] = {}
         self._locks = {kind: threading.Lock() for kind in files}
 
     @property
@@ -96,6 +97,14 @@ class Input:
             if kind not in self._records:
                 self._records[kind] = self._read(spark, kind)
             return self._records[kind]
+
+    def counts(self, spark: SparkSession, kind: str) -> "Counts":
+        """The Counts of the records of a kind, which are counted once. Raises UsageError where a file can't be read."""
+        records = self.records(spark, kind)
+        with self._locks[kind]:
+            if kind not in self._counts:
+                self._counts[kind] = count_records(records)
+            return self._counts[kind]
 
     def _read(self, spark: SparkSession, kind: str) -> DataFrame:
         use_settings(spark)

@@ -427,6 +427,9 @@ def test_a_run_loads_what_it_has_published(server, database, run_here, inputs, t
     assert PASSWORD not in text
     report = json.loads(text)
     assert {"load tables", "load keys", "swap"} <= set(report["steps"])
+    about = {"into": server.url(database), "schema": "sparkify", "run_id": report["run_id"]}
+    rows = {name: table["rows"] for name, table in report["tables"].items()}
+    assert report["load"] == {**about, "rows": rows, "loaded": True, "replaced": 0}
     assert report["seconds"] > sum(report["steps"][step] for step in ("load tables", "load keys", "swap"))
     plays = report["tables"]["songplays"]["rows"]
     assert runs_in(server, database) == [f"{run_of(tmp_path / 'lake')}|{plays}"]
@@ -446,7 +449,9 @@ def test_a_load_that_fails_leaves_the_tables_published(
     assert status == 1
     again = "the tables are published; the database is as it was: --load … --no-run loads them"
     assert line == f"etl.py: the disk is full; {again}"
-    assert json.loads((tmp_path / "report.json").read_text())["run_id"] == run_of(tmp_path / "lake")
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert "load" not in report
+    assert report["run_id"] == run_of(tmp_path / "lake")
     assert_nothing_left(server, database)
 
 

@@ -315,7 +315,7 @@ def test_two_loads_at_once_leave_one_whole(ready):
 
     def load():
         try:
-            redshift.load_registered(settings)
+            redshift.load_registered(settings, redshift.warehouse_of(settings))
             done.append("loaded")
         except JobError as error:
             done.append(str(error))

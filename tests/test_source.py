@@ -226,7 +226,8 @@ def test_a_damaged_gzip_is_named_and_nothing_is_written(place, tmp_path, run_her
     assert not (tmp_path / "lake").exists()
 
 
-def test_a_damaged_song_file_is_named_by_the_plays_alone(spark, place, tmp_path):
+@pytest.mark.parametrize("given", [str, lambda place: find_input(str(place))])
+def test_a_damaged_song_file_is_named_by_the_plays_alone(spark, place, tmp_path, given):
     (place / "song_data/b.json.gz").write_bytes(gzip.compress(dump(song()))[:-9])
     with pytest.raises(UsageError, match="b.json.gz: it is damaged"):
-        etl.process_log_data(spark, place, tmp_path / "lake")
+        etl.process_log_data(spark, given(place), tmp_path / "lake")

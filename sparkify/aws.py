@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Iterator
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, Optional
 
 from sparkify.errors import PlaceError, UsageError
@@ -54,9 +55,11 @@ def aws_session(aws: dict[str, str]) -> Any:
 
 
 def _moment(value: Any) -> datetime:
-    """A time that AWS gives, most often as 2018-11-30T20:15:00.000Z."""
+    """A time that AWS gives, as 2018-11-30T20:15:00.000Z or as Fri, 30 Nov 2018 20:15:00 GMT, or as another form."""
     with contextlib.suppress(AttributeError, ValueError):
         return datetime.fromisoformat(value.replace("Z", "+00:00"))
+    with contextlib.suppress(AttributeError, TypeError, ValueError):
+        return parsedate_to_datetime(value)
     from botocore.utils import parse_timestamp
 
     return parse_timestamp(value)
@@ -73,8 +76,6 @@ def aws_client(aws: dict[str, str], service: str, region: Optional[str] = None, 
     options = {"retries": retries, "max_pool_connections": REQUESTS, "connect_timeout": 5}
     if aws.get("anonymous") or session.get_credentials() is None:
         options["signature_version"] = UNSIGNED
-    elif service == "s3":
-        options["signature_version"] = "s3v4"  # of presigned addresses, too
     if aws.get("endpoint_url"):
         # Servers that are compatible with S3 may know neither bucket names in the host name nor the newer checksums.
         options["s3"] = {"addressing_style": "path"}

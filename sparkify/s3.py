@@ -7,7 +7,6 @@ import email.utils
 import errno
 import functools
 import io
-import os
 import time
 import uuid
 from collections.abc import Collection, Iterator
@@ -37,7 +36,7 @@ class S3Storage:
         with aws_calls(self.place, "s3:ListBucket"):
             self.client = aws_client(aws, "s3")
         self.client.meta.events.register("before-call.s3.CopyObject", _name_as_it_is)
-        self._http, self._many = _plain_http(self.client.meta.endpoint_url), True
+        self._many = True
 
     def __reduce__(self):
         return S3Storage, (self.place, self.aws)
@@ -125,59 +124,27 @@ class S3Storage:
     # -- Reading
 
     def read(self, name: str, start: int = 0, end: int | None = None) -> bytes:
-        """As LocalStorage's: by a presigned address and a plain GET: R3 would take an eighth longer by get_object.
-
-        What doesn't succeed so is left to get_object, with its retries and its errors.
-        """
         if end is not None and end <= start:
             return b""
         part = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
-        with self._getting(name):
-            content = self._read_plainly(name, part)
-            if content is not None:
-                return content
-            content, is_whole = self._read_patiently(name, part)
-        return content[start:end] if part and is_whole else content
+        content, about = self._get(name, part)
+        is_part = about["ResponseMetadata"]["HTTPStatusCode"] == 206  # a server may not heed the range
+        return content if is_part else content[start:end]
 
-    def _read_plainly(self, name: str, part: dict[str, str]) -> bytes | None:
-        """The bytes, if they come at once and as they should; once an address is refused, no other is tried."""
-        from botocore.awsrequest import AWSRequest
-        from botocore.exceptions import HTTPClientError, SSLError
-
-        http = self._http  # another thread may give it up
-        if http is None:
-            return None
-        address = self.client.generate_presigned_url("get_object", self._object(name))
-        try:
-            answer = http.send(AWSRequest("GET", address, part).prepare())
-        except HTTPClientError as error:  # nothing answers, or the answer broke off
-            if isinstance(error, SSLError):
-                self._http = None
-            return None
-        if answer.status_code == (206 if part else 200):
-            size = answer.headers.get("Content-Length")
-            return answer.content if size in (None, str(len(answer.content))) else None
-        if answer.status_code == 404 and b"<Code>NoSuchKey<" in answer.content:
-            raise self._missing(name)
-        if answer.status_code not in (404, 429, 500, 502, 503, 504):
-            self._http = None
-        return None
-
-    def _read_patiently(self, name: str, part: dict[str, str]) -> tuple[bytes, bool]:
-        """(the bytes, whether they are the whole object), by boto3."""
+    def _get(self, name: str, part: dict[str, str]) -> tuple[bytes, dict[str, Any]]:
+        """The bytes of an object, or of a part, and what is said of it. Raises FileNotFoundError."""
         from botocore.exceptions import HTTPClientError, IncompleteReadError
 
-        for attempt in range(5):  # boto3 repeats a request, but not one whose answer breaks off
-            try:
-                answer = self.client.get_object(**self._object(name), **part)
-                return answer["Body"].read(), "ContentRange" not in answer
-            except (HTTPClientError, IncompleteReadError):
-                if attempt == 4:
-                    raise
-        raise AssertionError("not reached")
-
-    def _missing(self, name: str) -> FileNotFoundError:
-        return FileNotFoundError(errno.ENOENT, "no such object", self.path(name))
+        attempts_left = 5  # boto3 repeats a request, but not one whose answer breaks off
+        with self._getting(name):
+            while True:
+                attempts_left -= 1
+                try:
+                    answer = self.client.get_object(**self._object(name), **part)
+                    return answer["Body"].read(), answer
+                except (HTTPClientError, IncompleteReadError):
+                    if not attempts_left:
+                        raise
 
     @contextlib.contextmanager
     def _getting(self, name: str) -> Iterator[None]:
@@ -189,7 +156,7 @@ class S3Storage:
                 yield
             except ClientError as error:
                 if error.response["Error"].get("Code") in ("NoSuchKey", "404"):
-                    raise self._missing(name) from None
+                    raise FileNotFoundError(errno.ENOENT, "no such object", self.path(name)) from None
                 raise
 
     def open(self, name: str) -> BinaryIO:
@@ -233,14 +200,13 @@ class S3Storage:
         self.delete(self.everything(folder))
 
     def stored(self, name: str) -> tuple[bytes, float, Any] | None:
-        with aws_calls(self.path(name), "s3:GetObject"):
-            try:
-                answer = self.client.get_object(**self._object(name))
-            except self.client.exceptions.NoSuchKey:
-                return None
-            now = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
-            now = email.utils.parsedate_to_datetime(now).timestamp() if now else time.time()
-            return answer["Body"].read(), now - answer["LastModified"].timestamp(), answer["ETag"]
+        try:
+            content, about = self._get(name, {})
+        except FileNotFoundError:
+            return None
+        now = about["ResponseMetadata"]["HTTPHeaders"].get("date")
+        now = email.utils.parsedate_to_datetime(now).timestamp() if now else time.time()
+        return content, now - about["LastModified"].timestamp(), about["ETag"]
 
     def write_if(self, name: str, content: bytes, version: Any) -> None:
         """As LocalStorage's, by a conditional write; by an ordinary one where the server doesn't know those."""
@@ -331,13 +297,3 @@ def _name_as_it_is(params: dict[str, Any], **_: Any) -> None:
     """Name the source of a copy with '=', for a server that doesn't decode it there (s3rver)."""
     headers = params["headers"]
     headers["x-amz-copy-source"] = headers["x-amz-copy-source"].replace("%3D", "=")
-
-
-def _plain_http(address: str) -> Any:
-    """What sends plain requests to an address, by the proxies and the certificates that boto3 would take."""
-    from botocore.httpsession import URLLib3Session
-    from botocore.utils import get_environ_proxies
-
-    certificates = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE") or True
-    proxies = get_environ_proxies(address)
-    return URLLib3Session(certificates, proxies, timeout=(5, 60), max_pool_connections=REQUESTS)

@@ -18,11 +18,11 @@ The words used here:
     play        an event of the app's log whose page is NextSong; its key is user, session, item in session and ts
     record      an event or a song as it is read: used, or rejected and kept with its source, the reason and its text
     staging     the hidden folder where a run writes its tables, until all of them are published together; a laptop
-                writes those for S3 to a folder of its own first, and uploads them there
+                whose output is on S3 writes them to a folder of its own first, and uploads them there
     audit       the rules that must hold for what was staged; nothing is published before they do
 
-Records are read in Python: on a laptop by the driver where the input is small, else on the executors, to which Spark
-sends the functions of sparkify/ with each task: see Input in source.py. All else is Spark's own work.
+Records are read in Python: by the driver where the input is small and no spark-submit started this, else in the tasks,
+with which Spark sends the functions of sparkify/: see Input in source.py. All else is Spark's own work.
 """
 
 import sys
@@ -76,7 +76,7 @@ __all__ += ["process_song_data", "process_log_data", "songs_table", "artists_tab
 __all__ += ["time_table", "songs_of", "chosen_songs", "songs_by_name", "plays_of", "first_of_each", "main"]
 
 JANUARY_1971 = 365 * 86_400_000  # ms
-LARGE_CATALOGUE = 500_000_000  # bytes of JSON, a million songs: above it their names (100 MB) aren't broadcast
+LARGE_CATALOGUE = 500_000_000  # bytes of JSON, a million songs: above it songs_by_name (100 MB) isn't broadcast
 
 
 # --- The five tables: one function each -------------------------------------------------------------------------------
@@ -146,7 +146,8 @@ def songplays_table(plays: DataFrame, names: DataFrame) -> DataFrame:
     session_id (bigint), location, user_agent (string), year, month (int, of start_time).
     songplay_id is a 64-bit hash of the play's key. Two of n plays share one with odds of n² / 2^65: 1 in 600,000 for
     8 million plays, 1 in 37 for a billion; the audit finds it and publishes nothing.
-    Of several songs of a play's name the one with the nearest duration wins, then the smallest song_id.
+    Of several songs of a play's name the one with the nearest duration wins, then the smallest song_id. A distance that
+    isn't known, for lack of a duration or of the play's length, is the largest.
     """
     ts_first = PLAY_KEY[::-1]  # nearly every play has its own ts: the sort rarely has to look at the other columns
     distinct = first_of_each(plays, ts_first, ascending(SONGPLAY_VALUES))
@@ -179,7 +180,8 @@ def users_table(plays: DataFrame) -> DataFrame:
 
     All are those of the user's last play: by ts, then item_in_session, then session_id.
     """
-    candidates = plays.where("is_latest")  # of the plays read together: so few are left to be ordered
+    # Of plays that were read together, those with the largest ts of each user: the last play is among them.
+    candidates = plays.where("is_latest")
     latest = [F.col(name).desc() for name in ("ts", "item_in_session", "session_id")]
     last_plays = first_of_each(candidates, ["user_id"], [*latest, *ascending(PLAY_VALUES)])
     return last_plays.select("user_id", *USER_VALUES, "level")
@@ -260,7 +262,7 @@ def process_log_data(
 
     with steps("read logs"):
         counts = source.counts(spark, "logs")
-        source.counts(spark, "songs")  # a song file that can't be read is no song without plays
+        source.counts(spark, "songs")  # a song file that can't be read ends the run here, too
     write_rejected(events, "logs", counts, max_rejected, output)
     if counts.used and counts.last < JANUARY_1971:
         say("etl.py: warning: all plays are in 1970: is ts in seconds? It is read as milliseconds")

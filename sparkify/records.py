@@ -195,8 +195,8 @@ def judged_song(song: Any) -> Judgement:
     if type(song) is not dict:
         return NOT_AN_OBJECT, None
     values = [read(song.get(name)) for name, read in SONG_READERS]
-    for name, value in zip(SONG_FIELDS, values):
-        if value is None and name in NEEDED_OF_A_SONG:
+    for (name, (column, _)), value in zip(SONG_FIELDS.items(), values):
+        if value is None and column in NEEDED_OF_A_SONG:
             return f"no {name}", None
     return None, values
 

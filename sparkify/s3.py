@@ -255,8 +255,8 @@ class S3Storage:
     def replace(self, staging: str, staged: dict[str, int]) -> Iterator[str]:
         """As LocalStorage's, but S3 can't rename.
 
-        The old files are deleted, then the new ones copied by S3 itself, many at a time. What is staged stays, so that
-        it can be done again from any point.
+        The old files are deleted, then the new ones copied by S3 itself, many at a time. What is staged stays, and no
+        two runs have a file of one name, as Spark's names hold a UUID: so it can be done again from any point.
         """
         start = len(staging) + 1
         new = {name[start:]: size for name, size in self.list(staging).items()}

@@ -13,13 +13,14 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sparkify.aws import aws_calls, aws_client
+from sparkify.aws import aws_calls, aws_client, said_by_aws
 from sparkify.errors import PlaceError
 from sparkify.parallel import REQUESTS, in_parallel
 from sparkify.places import HIDDEN, bucket_and_key, data_files, is_hidden
 
 OPENED_READ = 8 << 20  # bytes a request, of a file that is opened: a zip, or a range of a log
 COPY_LIMIT = 5 << 30  # what S3 copies by one request
+OVERTAKEN = ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404")  # another was faster
 LONG_LISTING = 5  # pages of 1,000 objects after which a listing is divided, unless others are under way
 
 
@@ -155,7 +156,7 @@ class S3Storage:
             try:
                 yield
             except ClientError as error:
-                if error.response["Error"].get("Code") in ("NoSuchKey", "404"):
+                if said_by_aws(error)[0] in ("NoSuchKey", "404"):
                     raise FileNotFoundError(errno.ENOENT, "no such object", self.path(name)) from None
                 raise
 
@@ -216,13 +217,9 @@ class S3Storage:
         with aws_calls(self.path(name), "s3:PutObject"):
             try:
                 self.client.put_object(**self._object(name), Body=content, **condition)
-            except ParamValidationError:  # a boto3 that is older than conditional writes
-                self.client.put_object(**self._object(name), Body=content)
-            except ClientError as error:
-                code = error.response["Error"].get("Code", "")
-                if code in ("PreconditionFailed", "412", "ConditionalRequestConflict", "409", "NoSuchKey", "404"):
-                    return  # another was faster
-                self.client.put_object(**self._object(name), Body=content)
+            except (ClientError, ParamValidationError) as error:  # the latter from a boto3 that is older than they are
+                if said_by_aws(error)[0] not in OVERTAKEN:
+                    self.client.put_object(**self._object(name), Body=content)
 
     def upload(self, folder: str, into: str) -> None:
         """Copy the files of a folder of this machine, but hidden ones, into a folder of the place."""

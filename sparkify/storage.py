@@ -55,6 +55,16 @@ def disk_calls(place: str) -> Iterator[None]:
         raise PlaceError(str(error.filename or place), error.strerror or str(error), hint) from None
 
 
+@contextlib.contextmanager
+def opened(folder: str) -> Iterator[int]:
+    """The descriptor of a folder, to sync or to lock it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 class LocalStorage:
     """A folder of this machine, which needn't be there yet."""
 
@@ -141,16 +151,8 @@ class LocalStorage:
                 with contextlib.suppress(OSError):
                     os.unlink(new)
                 raise
-            self._sync(os.path.dirname(path))
-
-    @staticmethod
-    def _sync(folder: str) -> None:
-        with contextlib.suppress(OSError):  # not every file system can sync a folder
-            descriptor = os.open(folder, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            with contextlib.suppress(OSError), opened(os.path.dirname(path)) as folder:
+                os.fsync(folder)  # not every file system can sync one
 
     def delete(self, names: Collection[str]) -> None:
         """Delete files, and the folders above that are empty then, up to the place itself."""
@@ -196,21 +198,12 @@ class LocalStorage:
                         os.unlink(path)
                         raise
                 return
-            with self._alone():
+            with opened(self.place) as folder:
+                with contextlib.suppress(OSError):  # where the file system knows locks, nobody else is here now
+                    fcntl.flock(folder, fcntl.LOCK_EX)
                 about = os.stat(path)
                 if (about.st_ino, about.st_mtime_ns) == version:
                     self.write(name, content)
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Nobody else is in this block at the same time, where the file system knows locks."""
-        folder = os.open(self.place, os.O_RDONLY)
-        try:
-            with contextlib.suppress(OSError):
-                fcntl.flock(folder, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(folder)
 
     def check_writable(self, moved: Collection[str] = ()) -> None:
         """Raise UsageError when no file can be made in the place, or in the next folder above that is there.

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, Optional
+from typing import Any
 
 from sparkify.errors import PlaceError, UsageError
 from sparkify.parallel import REQUESTS
@@ -63,7 +63,7 @@ def _moment(value: Any) -> datetime:
     return parse_timestamp(value)
 
 
-def aws_client(aws: dict[str, str], service: str, region: Optional[str] = None, attempts: int = 10) -> Any:
+def aws_client(aws: dict[str, str], service: str, attempts: int = 10) -> Any:
     """A client of an AWS service, by dl.cfg's [AWS] as {key: value}; anonymous where there are no credentials."""
     session = aws_session(aws)
     import boto3
@@ -79,7 +79,7 @@ def aws_client(aws: dict[str, str], service: str, region: Optional[str] = None, 
         options["s3"] = {"addressing_style": "path"}
         checksums = ("request_checksum_calculation", "response_checksum_validation")
         options.update({name: "when_required" for name in checksums if name in Config.OPTION_DEFAULTS})
-    region = region or aws.get("region") or session.region_name or "us-east-1"
+    region = aws.get("region") or session.region_name or "us-east-1"
     keys = {name: aws.get(name) for name in AWS_KEYS}
     # The default session keeps what boto3 knows of a service: to read it again takes 80 ms a client.
     try:
@@ -128,7 +128,7 @@ def bucket_access(aws: dict[str, str], bucket: str) -> dict[str, str]:
             answer = hasty.head_bucket(Bucket=bucket)
         except ClientError as error:
             answer = error.response  # it names the region all the same; what is wrong will be said by a fuller answer
-    region = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+    region = answer["ResponseMetadata"]["HTTPHeaders"].get("x-amz-bucket-region")
     if region and not aws.get("region"):
         found["region"] = region
     if ".amazonaws.com" not in hasty.meta.endpoint_url:

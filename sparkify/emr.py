@@ -180,7 +180,7 @@ def _if_allowed(what: str, ask: Callable[..., Any], **arguments: Any) -> Any:
 def hourly_price(aws: dict[str, str], region: str, kind: str) -> float | None:
     """USD an hour for an instance under EMR, by AWS's price list, without its disks; None where that isn't clear."""
     machine = {"operatingSystem": "Linux", "tenancy": "Shared", "preInstalledSw": "NA", "capacitystatus": "Used"}
-    client = aws_client(aws, "pricing", "us-east-1", attempts=2)  # has the prices of all regions
+    client = aws_client({**aws, "region": "us-east-1"}, "pricing", attempts=2)  # has the prices of all regions
     total = 0.0
     for service, fields in {"AmazonEC2": machine, "ElasticMapReduce": {"softwareType": "EMR"}}.items():
         wanted = {**fields, "instanceType": kind, "regionCode": region}

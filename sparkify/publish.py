@@ -43,8 +43,7 @@ def prepare(storage: Any, lock: Lock) -> None:
     """Complete what was interrupted before, and remove what dead runs have left; each is said."""
     if recovered := move_by_journal(storage, lock):
         say(f"finished publishing run {recovered}, which was interrupted")
-    for old in discard_old_staging(storage):
-        say(f"removed what run {old} left in {storage.path('_staging')}")
+    discard_old_staging(storage)
 
 
 def publish(storage: Any, run_id: str, lock: Lock, rows: Mapping[str, int]) -> None:
@@ -55,8 +54,8 @@ def publish(storage: Any, run_id: str, lock: Lock, rows: Mapping[str, int]) -> N
     has taken it.
     """
     staging = staging_of(run_id)
-    start = len(staging) + 1
-    files = Counter(name[start:].split("/")[0] for name in data_files(storage.list(staging)))
+    staged = [name.removeprefix(f"{staging}/") for name in data_files(storage.list(staging))]
+    files = Counter(name.split("/")[0] for name in staged)
     journal = {"run_id": run_id, "staged": {folder: files[folder] for folder in FOLDERS}, "rows": rows}
     lock.check()
     if read_journal(storage) is not None:
@@ -113,8 +112,7 @@ def last_published(storage: Any) -> Optional[dict[str, Any]]:
 
 def check_complete(storage: Any) -> None:
     """Raise UsageError where a run is between two moves, or was killed there: the tables are of two runs."""
-    journal = read_journal(storage)
-    if journal is not None:
+    if journal := read_journal(storage):
         raise UsageError(
             f"run {journal['run_id']} has published only some of its tables in {storage.place}: wait until it ends; if "
             f"it was killed, run `python etl.py --recover --output {storage.place}`"
@@ -144,20 +142,18 @@ def recover_only(storage: Any) -> str:
     return f"{storage.place}: {'; '.join(filter(None, [lock.replaced, done]))}"
 
 
-def discard_old_staging(storage: Any) -> list[str]:
-    """Remove what runs that began more than STAGING_DAYS ago have left in staging; returns their ids.
+def discard_old_staging(storage: Any) -> None:
+    """Remove what runs that began more than STAGING_DAYS ago have left in staging, and say so.
 
     Nothing whose name isn't exactly a run's id is touched, and what can't be removed stays. To be called when no
     journal is left.
     """
     oldest = time.strftime(RUN_TIME, time.gmtime(time.time() - STAGING_DAYS * 86400))
-    removed = []
     with contextlib.suppress(PlaceError):
         for name in storage.folders("_staging"):
             if re.fullmatch(RUN_ID_FORM, name) and name < oldest:
                 storage.discard(staging_of(name))
-                removed.append(name)
-    return removed
+                say(f"removed what run {name} left in {storage.path('_staging')}")
 
 
 # --- Before anything is written ---------------------------------------------------------------------------------------

@@ -380,34 +380,43 @@ OLD = [run_id_of(7.01), run_id_of(400)]
 KEPT = [run_id_of(6.99), run_id_of(0), f"{OLD[0]}0", f"x{OLD[0]}", OLD[0][:-1], OLD[0].upper(), "theirs", "2020"]
 
 
-def test_staging_older_than_a_week_is_removed_and_nothing_else(tmp_path):
+def removed(capsys):
+    """The runs of which was said that what they left is removed."""
+    return re.findall("^removed what run (.*) left in .*/_staging$", capsys.readouterr().err, re.MULTILINE)
+
+
+def test_staging_older_than_a_week_is_removed_and_nothing_else(tmp_path, capsys):
     for name in [*OLD, *KEPT]:
         (tmp_path / "lake/_staging" / name / "users").mkdir(parents=True)
         (tmp_path / "lake/_staging" / name / "users/a.parquet").write_text(name)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious/a").write_text("a")
     (tmp_path / "lake/_staging" / OLD[0] / "link").symlink_to(tmp_path / "precious")
-    assert discard_old_staging(LocalStorage(str(tmp_path / "lake"))) == sorted(OLD)
+    discard_old_staging(LocalStorage(str(tmp_path / "lake")))
+    assert removed(capsys) == sorted(OLD)
     assert sorted(path.name for path in (tmp_path / "lake/_staging").iterdir()) == sorted(KEPT)
     assert (tmp_path / "precious/a").read_text() == "a"
-    assert discard_old_staging(LocalStorage(str(tmp_path / "nowhere"))) == []
+    discard_old_staging(LocalStorage(str(tmp_path / "nowhere")))
+    assert removed(capsys) == []
 
 
-def test_staging_older_than_a_week_is_removed_on_s3(fast_endpoint):
+def test_staging_older_than_a_week_is_removed_on_s3(fast_endpoint, capsys):
     client = client_of(fast_endpoint)
     for name in [*OLD, *KEPT]:
         client.put_object(Bucket="week", Key=f"lake/_staging/{name}/users/a.parquet", Body=b"")
     client.put_object(Bucket="week", Key="lake/users/a.parquet", Body=b"")
-    assert discard_old_staging(storage_at(fast_endpoint, "s3://week/lake")) == sorted(OLD)
+    discard_old_staging(storage_at(fast_endpoint, "s3://week/lake"))
+    assert removed(capsys) == sorted(OLD)
     left = {f"lake/_staging/{name}/users/a.parquet" for name in KEPT}
     assert set(contents(client, "week")) == {*left, "lake/users/a.parquet"}
 
 
-def test_what_was_never_uploaded_to_its_end_is_removed_after_a_week(s3, endpoint):
+def test_what_was_never_uploaded_to_its_end_is_removed_after_a_week(s3, endpoint, capsys):
     put(s3, "uploads", {})
     for name in (OLD[0], KEPT[0], "theirs"):
         s3.create_multipart_upload(Bucket="uploads", Key=f"_staging/{name}/users/a.parquet")
-    assert discard_old_staging(storage_at(endpoint, "s3://uploads")) == [OLD[0]]
+    discard_old_staging(storage_at(endpoint, "s3://uploads"))
+    assert removed(capsys) == [OLD[0]]
     left = {upload["Key"] for upload in s3.list_multipart_uploads(Bucket="uploads")["Uploads"]}
     assert left == {f"_staging/{name}/users/a.parquet" for name in (KEPT[0], "theirs")}
 

@@ -45,15 +45,6 @@ def java_cause(error: Exception) -> str:
     return causes[-1].strip()[:300]
 
 
-def work_folder() -> str:
-    """A new folder for the files of a run; those of runs that were killed LEFT_DAYS ago go."""
-    for old in Path(tempfile.gettempdir()).glob("sparkify-etl-*"):
-        with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > LEFT_DAYS * 86400:
-                shutil.rmtree(old)
-    return tempfile.mkdtemp(prefix="sparkify-etl-")
-
-
 class Ending:
     """What main does around the work: its standard streams, a folder for its files, the line that an error becomes.
 
@@ -66,8 +57,12 @@ class Ending:
 
     @functools.cached_property
     def work(self) -> str:
-        """A folder for the files of the work. It stays where an error names a file in it."""
-        return work_folder()
+        """A folder for the files of the work. It stays where an error names a file in it; those of dead runs go."""
+        for old in Path(tempfile.gettempdir()).glob("sparkify-etl-*"):
+            with contextlib.suppress(OSError):
+                if time.time() - old.stat().st_mtime > LEFT_DAYS * 86400:
+                    shutil.rmtree(old)
+        return tempfile.mkdtemp(prefix="sparkify-etl-")
 
     def __enter__(self) -> "Ending":
         for name in ("stdin", "stdout", "stderr"):

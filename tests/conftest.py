@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -130,9 +131,8 @@ def run_here(spark, no_aws_from_outside, tmp_path_factory, monkeypatch, capsys):
     Both outputs are in run_here.stdout and run_here.stderr.
     """
     import etl
-    from sparkify import errors
 
-    monkeypatch.setattr(errors, "work_folder", lambda: str(tmp_path_factory.mktemp("work")))  # a failed run leaves it
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))  # a failed run leaves its files
 
     def call(*arguments):
         capsys.readouterr()

@@ -286,7 +286,7 @@ def test_what_a_killed_run_left_for_itself_is_removed_a_week_later(tmp_path, mon
         began = time.time() - days * 86400
         os.utime(folder, (began, began))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    new = Path(errors.work_folder())
+    new = Path(errors.Ending().work)
     assert {path.name for path in tmp_path.iterdir()} == {"other-old", "sparkify-etl-new", new.name}
 
 

@@ -118,12 +118,11 @@ def logs_in_report(files: int, counts: Any, plays: int) -> dict[str, Any]:
 
 def tables_in_report(output: Any, place: str, rows: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     """What a report says of the tables: rows, files, bytes and path, in the order of the contract."""
-    listings = dict(zip(TABLES, in_parallel(output.list, TABLES)))
-    paths = {table: os.path.join(place, table) for table in TABLES}
-    return {
-        table: {"rows": rows[table], "files": len(files), "bytes": sum(files.values()), "path": paths[table]}
-        for table, files in listings.items()
-    }
+    found = {}
+    for table, files in zip(TABLES, in_parallel(output.list, TABLES)):
+        path = os.path.join(place, table)
+        found[table] = {"rows": rows[table], "files": len(files), "bytes": sum(files.values()), "path": path}
+    return found
 
 
 def conclude(report: dict[str, Any], settings: Settings) -> None:

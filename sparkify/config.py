@@ -278,8 +278,6 @@ def _input_folder(place: str) -> str:
     is_s3_file = is_s3(folder) and re.search(r"\.(json|jsonl|ndjson|zip)(\.gz)?$", place)
     if os.path.isdir(folder) or not (is_pattern or is_s3_file or os.path.isfile(folder)):
         return folder
-    data_or_pattern = r"(?:^|(?<!/)/)(?:(?:song|log)[-_]data\b|[^/]*[*?])"
-    above, *below = re.split(data_or_pattern, folder, maxsplit=1)
-    if not below:
-        above = os.path.dirname(folder)
+    inner = re.search(r"(^|(?<!/)/)((song|log)[-_]data\b|[^/]*[*?])", folder)
+    above = folder[: inner.start()] if inner else os.path.dirname(folder)
     raise UsageError(f"{place}: name the folder with song_data/ and log_data/, as it is: --input {above or '.'}")

@@ -36,7 +36,6 @@ class S3Storage:
         with aws_calls(self.place, "s3:ListBucket"):
             self.client = aws_client(aws, "s3")
         self.client.meta.events.register("before-call.s3.CopyObject", _name_as_it_is)
-        self._many = True
 
     def __reduce__(self):
         return S3Storage, (self.place, self.aws)
@@ -172,23 +171,22 @@ class S3Storage:
 
     def delete(self, names: Collection[str]) -> None:
         """Delete objects, 1,000 a request; one by one where they are few, or where the server can't do many."""
-        names = list(names)
+        names, left = list(names), []
         with aws_calls(self.place, "s3:DeleteObject"):
-            if len(names) > 2 and self._many:
-                names = [
-                    name for start in range(0, len(names), 1000) for name in self._delete_many(names[start:][:1000])
-                ]
-            in_parallel(lambda name: self.client.delete_object(**self._object(name)), names)
+            for start in range(0, len(names), 1000):
+                left += self._delete_many(names[start : start + 1000])
+            in_parallel(lambda name: self.client.delete_object(**self._object(name)), left)
 
     def _delete_many(self, names: list[str]) -> list[str]:
-        """Those of the names that weren't deleted."""
+        """Delete objects by one request, unless they are few; those of the names that weren't deleted."""
         from botocore.exceptions import ClientError
 
+        if len(names) <= 2:
+            return names
         objects = [{"Key": self._key(name)} for name in names]
         try:
             answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
         except ClientError:  # if it's no matter of many, it will be said of the first one, too
-            self._many = False
             return names
         failed = {error.get("Key") for error in answer.get("Errors", ())}
         return [name for name in names if self._key(name) in failed]

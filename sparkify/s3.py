@@ -250,9 +250,8 @@ class S3Storage:
         The old files are deleted, then the new ones copied by S3 itself, many at a time. What is staged stays, and no
         two runs have a file of one name, as Spark's names hold a UUID: so it can be done again from any point.
         """
-        start = len(staging) + 1
-        new = {name[start:]: size for name, size in self.list(staging).items()}
-        new = {name: new[name] for name in data_files(new) if name.split("/")[0] in staged}
+        sizes = self.list(staging)
+        new = {name.removeprefix(f"{staging}/"): sizes[name] for name in data_files(sizes)}
         expected = sum(staged.values())
         if len(new) != expected:
             raise FileNotFoundError(f"{self.path(staging)} has {len(new)} of the {expected} files to be published")

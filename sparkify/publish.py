@@ -120,13 +120,9 @@ def check_complete(storage: Any) -> None:
 
 
 def published(storage: Any) -> dict[str, Any]:
-    """last_published of a storage whose tables are all that run's.
-
-    Raises UsageError where no run has published them, or one hasn't finished.
-    """
+    """last_published of a storage. Raises UsageError where there is none, or a run is between two moves."""
     check_complete(storage)
-    about = last_published(storage)
-    if about:
+    if about := last_published(storage):
         return about
     raise UsageError(f"no run has published its tables in {storage.place}: run etl.py with this --output first")
 
@@ -167,12 +163,10 @@ def check_output(source: str, storage: Any, report: Optional[str] = None, aws: O
     """
     for resolved in (os.path.abspath, os.path.realpath):
         here, there = _parts(source, resolved), _parts(storage.place, resolved)
-        if there[: len(here)] == here:
-            data = [part for part in there[len(here) :] if part in DATA_FOLDERS]
-            if data:
-                raise UsageError(f"the output {storage.place} lies in {data[0]} of the input: choose another --output")
-        inner = _own_name(here, there)
-        if inner:
+        data = [part for part in there[len(here) :] if part in DATA_FOLDERS]
+        if data and there[: len(here)] == here:
+            raise UsageError(f"the output {storage.place} lies in {data[0]} of the input: choose another --output")
+        if inner := _own_name(here, there):
             raise UsageError(
                 f"the input {source} lies in {storage.path(inner)}, which a run replaces: choose another --output"
             )
@@ -209,8 +203,7 @@ def check_names(storage: Any, table: str, names: dict) -> None:
 
 def check_report(report: str, storage: Any, aws: dict[str, str]) -> None:
     """Raise UsageError or PlaceError when a report can't be written, or would lie among the tables."""
-    inner = _own_name(_parts(report), _parts(storage.place))
-    if inner:
+    if inner := _own_name(_parts(report), _parts(storage.place)):
         raise UsageError(f"--report {report} lies in {storage.path(inner)}: name another file")
     if is_s3(report):
         if not bucket_and_key(report)[1]:

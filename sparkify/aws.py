@@ -115,10 +115,7 @@ def aws_calls(place: str, permission: str, otherwise: str = "see what AWS says")
 
 
 def bucket_access(aws: dict[str, str], bucket: str) -> dict[str, str]:
-    """aws with what was found out: the bucket's region, an endpoint of AWS's own settings, that there are no keys.
-
-    Raises PlaceError when nothing answers.
-    """
+    """aws with what is found out: the bucket's region, the endpoint, that there are no keys. Raises PlaceError."""
     with aws_calls(f"s3://{bucket}", "s3:ListBucket"):
         hasty = aws_client(aws, "s3", attempts=2)
         found = {} if aws_session(aws).get_credentials() else {"anonymous": "yes"}

@@ -54,7 +54,7 @@ try:
     from sparkify.publish import check_output, last_published, new_run_id, prepare, publish, recover_only, staging_of
     from sparkify.query import ask, open_tables, query
     from sparkify.redshift import load_registered, print_sql, warehouse_of
-    from sparkify.report import Steps, conclude, logs_in_report, much_smaller, say, songs_in_report, tables_in_report
+    from sparkify.report import Steps, conclude, input_in_report, much_smaller, say, tables_in_report
     from sparkify.schema import ARTIST_VALUES, PLAY_KEY, PLAY_VALUES, SONG_VALUES, SONGPLAY_VALUES, TABLES, USER_VALUES
     from sparkify.session import session, shuffle_tasks, spark_session, stop
     from sparkify.source import Counts, Input, count_records, find_input, opened
@@ -299,10 +299,11 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
                 arguments = spark, source, staging, settings.max_rejected, steps
                 processes = process_song_data, process_log_data
                 of_songs, of_logs = in_parallel(lambda process: process(*arguments), processes)
+                counts = {"songs": of_songs.counts, "logs": of_logs.counts}
                 with steps("audit"):
                     plays = plays_of(source.records(spark, "logs"))
                     audit(spark, staging, songs_of(source.records(spark, "songs")), plays)
-                    audit_rejected(spark, staging, {"songs": of_songs.counts, "logs": of_logs.counts})
+                    audit_rejected(spark, staging, counts)
                 written = {**of_songs.tables, **of_logs.tables}
                 rows = {table: written[table].rows for table in TABLES}
                 for warning in much_smaller((last_published(output) or {}).get("rows", {}), rows):
@@ -319,10 +320,7 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
             "run_id": run_id,
             "seconds": steps.since_start(),
             "steps": steps.seconds,
-            "input": {
-                "songs": songs_in_report(len(source.files["songs"]), of_songs.counts, rows["songs"]),
-                "logs": logs_in_report(len(source.files["logs"]), of_logs.counts, rows["songplays"]),
-            },
+            "input": input_in_report(source.files, counts, rows),
             "tables": tables_in_report(output, settings.output, rows),
             "matched_plays": written["songplays"].with_song,
         }

@@ -102,16 +102,15 @@ def _draw_bar(spark: SparkSession, done: threading.Event) -> None:
 # ---- The report ------------------------------------------------------------------------------------------
 
 
-def songs_in_report(files: int, counts: Any, songs: int) -> dict[str, Any]:
-    """What a report says of the songs that were read, of so many JSON files, and so many songs made of them."""
-    numbers = {"records": counts.total, "duplicates": counts.used - songs, "rejected": counts.rejected}
-    return {"files": files, **numbers, "reasons": counts.reasons}
-
-
-def logs_in_report(files: int, counts: Any, plays: int) -> dict[str, Any]:
-    """What a report says of the events that were read: records = plays + duplicates + not_plays + rejected."""
-    events = {"plays": plays, "duplicates": counts.used - plays, "not_plays": counts.others}
-    return {"files": files, "records": counts.total, **events, "rejected": counts.rejected, "reasons": counts.reasons}
+def input_in_report(files: Mapping[str, list], counts: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, Any]:
+    """What a report says of the records by kind: of logs, records = plays + duplicates + not_plays + rejected."""
+    found = {}
+    for kind, table in (("songs", "songs"), ("logs", "songplays")):
+        of_kind = counts[kind]
+        found[kind] = {"files": len(files[kind]), "records": of_kind.total, "duplicates": of_kind.used - rows[table]}
+        found[kind].update(rejected=of_kind.rejected, reasons=of_kind.reasons)
+    found["logs"].update(plays=rows["songplays"], not_plays=counts["logs"].others)
+    return found
 
 
 def tables_in_report(output: Any, place: str, rows: Mapping[str, int]) -> dict[str, dict[str, Any]]:

@@ -54,7 +54,7 @@ try:
     from sparkify.publish import check_output, last_published, new_run_id, prepare, publish, recover_only, staging_of
     from sparkify.query import ask, open_tables, query
     from sparkify.redshift import load_registered, print_sql, warehouse_of
-    from sparkify.report import Steps, conclude, input_in_report, much_smaller, say, tables_in_report
+    from sparkify.report import Steps, conclude, input_in_report, say, tables_in_report, warn_of_smaller
     from sparkify.schema import ARTIST_VALUES, PLAY_KEY, PLAY_VALUES, SONG_VALUES, SONGPLAY_VALUES, TABLES, USER_VALUES
     from sparkify.session import session, shuffle_tasks, spark_session, stop
     from sparkify.source import Counts, Input, count_records, find_input, opened
@@ -306,8 +306,7 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
                     audit_rejected(spark, staging, counts)
                 written = {**of_songs.tables, **of_logs.tables}
                 rows = {table: written[table].rows for table in TABLES}
-                for warning in much_smaller((last_published(output) or {}).get("rows", {}), rows):
-                    say(warning)
+                warn_of_smaller((last_published(output) or {}).get("rows", {}), rows)
                 with steps("publish"):
                     if staging != output.path(staging_of(run_id)):
                         output.upload(staging, staging_of(run_id))

@@ -151,13 +151,12 @@ def summary(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def much_smaller(before: Mapping[str, int], now: Mapping[str, int]) -> list[str]:
-    """A warning for each table with less than half the rows it had; before: {table: rows}, of those that were there."""
-    return [
-        f"etl.py: warning: {table} had {before[table]:,} rows, now {rows:,}: each run makes all tables from its input"
-        for table, rows in now.items()
-        if rows * 2 < before.get(table, 0)
-    ]
+def warn_of_smaller(before: Mapping[str, int], now: Mapping[str, int]) -> None:
+    """Warn of each table with less than half the rows it had; before: {table: rows}, of those that were there."""
+    for table, rows in now.items():
+        had = before.get(table, 0)
+        if rows * 2 < had:
+            say(f"etl.py: warning: {table} had {had:,} rows, now {rows:,}: each run makes all tables from its input")
 
 
 def loaded_in_words(place: str, schema: str, run_id: str, rows: Mapping[str, int]) -> str:

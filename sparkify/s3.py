@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from sparkify.aws import aws_calls, aws_client, said_by_aws
 from sparkify.parallel import REQUESTS, in_parallel
-from sparkify.places import HIDDEN, bucket_and_key, data_files, is_hidden
+from sparkify.places import bucket_and_key, data_files, is_hidden
 
 OPENED_READ = 8 << 20  # bytes a request, of a file that is opened: a zip, or a range of a log
 COPY_LIMIT = 5 << 30  # what S3 copies by one request
@@ -219,14 +219,13 @@ class S3Storage:
                     self.client.put_object(**self._object(name), Body=content)
 
     def upload(self, folder: str, into: str) -> None:
-        """Copy the files of a folder of this machine, but hidden ones, into a folder of the place."""
-        paths = [path for path in Path(folder).rglob("*") if path.is_file() and not path.name.startswith(HIDDEN)]
+        """Copy the data files in a folder of this machine into a folder of the place."""
 
-        def send(path: Path) -> None:
-            with open(path, "rb") as file:
-                self.write(f"{into}/{path.relative_to(folder).as_posix()}", file)
+        def send(name: str) -> None:
+            with open(f"{folder}/{name}", "rb") as file:
+                self.write(f"{into}/{name}", file)
 
-        in_parallel(send, paths)
+        in_parallel(send, data_files([path.relative_to(folder).as_posix() for path in Path(folder).rglob("*")]))
 
     def check_writable(self, _: Collection[str] = ()) -> None:
         """Raise PlaceError when objects can't be written, copied or deleted; leaves none behind."""

@@ -56,10 +56,10 @@ def aws_session(aws: dict[str, str]) -> Any:
 
 def _moment(value: Any) -> datetime:
     """A time that AWS gives, as 2018-11-30T20:15:00.000Z or as Fri, 30 Nov 2018 20:15:00 GMT, or as another form."""
-    from botocore.utils import parse_timestamp
-
     with contextlib.suppress(TypeError, ValueError):
         return parsedate_to_datetime(value) if "," in value else datetime.fromisoformat(value.replace("Z", "+00:00"))
+    from botocore.utils import parse_timestamp  # asked here alone: an import takes longer than to read a time
+
     return parse_timestamp(value)
 
 

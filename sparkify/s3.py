@@ -32,7 +32,8 @@ class S3Storage:
 
     def __init__(self, place: str, aws: dict[str, str]):
         self.place, self.aws = place.rstrip("/"), aws
-        self.bucket, self.key = bucket_and_key(self.place)
+        self.bucket, key = bucket_and_key(self.place)
+        self.above = f"{key}/" if key else ""  # what the keys of all names begin with
         with aws_calls(self.place, "s3:ListBucket"):
             self.client = aws_client(aws, "s3")
         self.client.meta.events.register("before-call.s3.CopyObject", _name_as_it_is)
@@ -43,11 +44,8 @@ class S3Storage:
     def path(self, name: str = "") -> str:
         return f"{self.place}/{name}" if name else self.place
 
-    def _key(self, name: str) -> str:
-        return f"{self.key}/{name}" if self.key else name
-
     def _object(self, name: str) -> dict[str, str]:
-        return {"Bucket": self.bucket, "Key": self._key(name)}
+        return {"Bucket": self.bucket, "Key": self.above + name}
 
     # -- Listing
 
@@ -87,8 +85,8 @@ class S3Storage:
 
     def _pages(self, prefix: str, **options: str) -> Iterator[tuple[dict[str, int], list[str]]]:
         """Of each 1,000 objects below a prefix: ({name: bytes}, with Delimiter the folders directly in it)."""
-        start = len(self._key(""))
-        options.update(Bucket=self.bucket, Prefix=self._key(prefix))
+        start = len(self.above)
+        options.update(Bucket=self.bucket, Prefix=self.above + prefix)
         with aws_calls(self.place, "s3:ListBucket"):
             for page in self.client.get_paginator("list_objects_v2").paginate(**options):
                 objects = {entry["Key"][start:]: entry["Size"] for entry in page.get("Contents", ())}
@@ -109,16 +107,14 @@ class S3Storage:
         """
         from botocore.exceptions import BotoCoreError, ClientError
 
-        start = len(self._key(""))
+        key = self.above + prefix
         try:
             hasty = aws_client(self.aws, "s3", attempts=2)
-            pages = hasty.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
-            uploads = [upload for page in pages for upload in page.get("Uploads", ())]
+            pages = hasty.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=key)
+            found = [(upload["Key"], upload["UploadId"]) for page in pages for upload in page.get("Uploads", ())]
         except (BotoCoreError, ClientError):
             return []
-        # A server may not heed the prefix.
-        found = [(upload["Key"][start:], upload["UploadId"]) for upload in uploads]
-        return [(name, upload) for name, upload in found if name.startswith(prefix)]
+        return [(name[len(self.above) :], upload) for name, upload in found if name.startswith(key)]  # not all heed it
 
     # -- Reading
 
@@ -183,13 +179,13 @@ class S3Storage:
 
         if len(names) <= 2:
             return names
-        objects = [{"Key": self._key(name)} for name in names]
+        objects = [{"Key": self.above + name} for name in names]
         try:
             answer = self.client.delete_objects(Bucket=self.bucket, Delete={"Objects": objects, "Quiet": True})
         except ClientError:  # if it's no matter of many, it will be said of the first one, too
             return names
         failed = {error.get("Key") for error in answer.get("Errors", ())}
-        return [name for name in names if self._key(name) in failed]
+        return [name for name in names if self.above + name in failed]
 
     def discard(self, folder: str) -> None:
         for name, upload in self._unfinished(f"{folder}/"):

@@ -34,7 +34,7 @@ if sys.version_info < (3, 9):
 import contextlib
 import signal
 from pathlib import Path
-from typing import NamedTuple, Optional, Union
+from typing import Optional, Union
 
 try:
     from pyspark.sql import Column, DataFrame, SparkSession, Window
@@ -57,7 +57,7 @@ try:
     from sparkify.report import Steps, conclude, input_in_report, say, tables_in_report, warn_of_smaller
     from sparkify.schema import ARTIST_VALUES, PLAY_KEY, PLAY_VALUES, SONG_VALUES, SONGPLAY_VALUES, TABLES, USER_VALUES
     from sparkify.session import session, shuffle_tasks, spark_session, stop
-    from sparkify.source import Counts, Input, count_records, find_input, opened
+    from sparkify.source import Input, find_input, opened
     from sparkify.staging import Written, staging_folder, write_rejected, write_tables
     from sparkify.storage import storage_of
 except ImportError as error:
@@ -71,7 +71,7 @@ except ImportError as error:
     sys.exit(2)
 
 # What a notebook uses: the functions of this file, and these.
-__all__ = ["TABLES", "Input", "audit", "count_records", "find_input", "open_tables", "query", "spark_session", "stop"]
+__all__ = ["TABLES", "Input", "audit", "find_input", "open_tables", "query", "spark_session", "stop"]
 __all__ += ["process_song_data", "process_log_data", "songs_table", "artists_table", "songplays_table", "users_table"]
 __all__ += ["time_table", "songs_of", "chosen_songs", "songs_by_name", "plays_of", "first_of_each", "main"]
 
@@ -210,36 +210,29 @@ def time_table(plays: DataFrame) -> DataFrame:
 # --- Read, derive, write ----------------------------------------------------------------------------------------------
 
 
-class Made(NamedTuple):
-    """The Counts of the records of a kind, and what was written of each table made of them."""
-
-    counts: Counts
-    tables: dict[str, Written]
-
-
 def process_song_data(
     spark: SparkSession,
     input_data: Union[str, Path, Input],
     output_data: Union[str, Path],
     max_rejected: float = MAX_REJECTED,
     steps: Optional[Steps] = None,
-) -> Made:
+) -> dict[str, Written]:
     """Read the songs in input_data, a place or an Input; write songs, artists and rejected records below output_data.
 
-    Raises JobError where more than max_rejected, a fraction of the song records, can't be used; Spark's own error where
-    a table is in output_data already: remove it first.
+    Gives what was written of each table. Raises JobError where more than max_rejected, a fraction of the song records,
+    can't be used; Spark's own error where a table is in output_data already: remove it first.
     """
     steps = steps or Steps()
     source = opened(input_data, ["songs"])
-    records = source.records(spark, "songs")
-    songs = songs_of(records)
     output = place_of(str(output_data))
 
     with steps("read songs"):
-        counts = source.counts(spark, "songs")
+        records = source.records(spark, "songs")
+    counts = source.counts["songs"]
     write_rejected(records, "songs", counts, max_rejected, output)
+    songs = songs_of(records)
     tables = {"songs": songs_table(songs), "artists": artists_table(songs)}
-    return Made(counts, write_tables(tables, output, steps, empty=not counts.used))
+    return write_tables(tables, output, steps, empty=not counts.used)
 
 
 def process_log_data(
@@ -248,31 +241,28 @@ def process_log_data(
     output_data: Union[str, Path],
     max_rejected: float = MAX_REJECTED,
     steps: Optional[Steps] = None,
-) -> Made:
+) -> dict[str, Written]:
     """Read logs and songs in input_data; write songplays, users, time and rejected records below output_data.
 
-    In the Counts of the event records, used are plays, copies among them. Raises JobError as process_song_data, but not
-    for rejected songs: they are only left out here.
+    Gives and raises what process_song_data does, but rejected songs are only left out here.
     """
     steps = steps or Steps()
     source = opened(input_data)
-    events, songs = source.records(spark, "logs"), source.records(spark, "songs")
-    plays = plays_of(events)
     output = place_of(str(output_data))
 
     with steps("read logs"):
-        counts = source.counts(spark, "logs")
-        source.counts(spark, "songs")  # a song file that can't be read ends the run here, too
+        events, songs = source.records(spark, "logs"), source.records(spark, "songs")
+    counts = source.counts["logs"]
     write_rejected(events, "logs", counts, max_rejected, output)
     if counts.used and counts.last < JANUARY_1971:
         say("etl.py: warning: all plays are in 1970: is ts in seconds? It is read as milliseconds")
     elif not counts.used:
         say("etl.py: warning: no event is a play: songplays, users and time are empty")
-    names = songs_by_name(songs_of(songs))
+    plays, names = plays_of(events), songs_by_name(songs_of(songs))
     if source.size_of("songs") <= LARGE_CATALOGUE:
         names = F.broadcast(names)
     tables = {"songplays": songplays_table(plays, names), "users": users_table(plays), "time": time_table(plays)}
-    return Made(counts, write_tables(tables, output, steps, empty=not counts.used))
+    return write_tables(tables, output, steps, empty=not counts.used)
 
 
 # --- The run ----------------------------------------------------------------------------------------------------------
@@ -299,12 +289,11 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
                 arguments = spark, source, staging, settings.max_rejected, steps
                 processes = process_song_data, process_log_data
                 of_songs, of_logs = in_parallel(lambda process: process(*arguments), processes)
-                counts = {"songs": of_songs.counts, "logs": of_logs.counts}
+                written = {**of_songs, **of_logs}
                 with steps("audit"):
                     plays = plays_of(source.records(spark, "logs"))
                     audit(spark, staging, songs_of(source.records(spark, "songs")), plays)
-                    audit_rejected(spark, staging, counts)
-                written = {**of_songs.tables, **of_logs.tables}
+                    audit_rejected(spark, staging, source.counts)
                 rows = {table: written[table].rows for table in TABLES}
                 warn_of_smaller((last_published(output) or {}).get("rows", {}), rows)
                 with steps("publish"):
@@ -319,7 +308,7 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
             "run_id": run_id,
             "seconds": steps.since_start(),
             "steps": steps.seconds,
-            "input": input_in_report(source.files, counts, rows),
+            "input": input_in_report(source.files, source.counts, rows),
             "tables": tables_in_report(output, settings.output, rows),
             "matched_plays": written["songplays"].with_song,
         }

@@ -61,7 +61,7 @@ class Input:
         self.storage, self.files = storage, files
         self._ahead: dict[str, Future[list[Row]]] = {}
         self._records: dict[str, DataFrame] = {}
-        self._counts: dict[str, Counts] = {}
+        self.counts: dict[str, Counts] = {}  # of the records that were asked for
         self._locks = {kind: threading.Lock() for kind in files}
 
     @property
@@ -89,22 +89,17 @@ class Input:
         pool.shutdown(wait=False)
 
     def records(self, spark: SparkSession, kind: str) -> DataFrame:
-        """The records of a kind, 'songs' or 'logs', by schema.RECORDS; they are kept for all the jobs that ask them.
+        """The records of a kind, 'songs' or 'logs', by schema.RECORDS; counted, and kept for all further jobs.
 
-        From then on a shuffle in this session has as many tasks as the size of this input wants.
+        From then on a shuffle in this session has as many tasks as the size of this input wants. Raises UsageError
+        where a file can't be read.
         """
         with self._locks[kind]:
             if kind not in self._records:
                 self._records[kind] = self._read(spark, kind)
+            if kind not in self.counts:
+                self.counts[kind] = count_records(self._records[kind])
             return self._records[kind]
-
-    def counts(self, spark: SparkSession, kind: str) -> "Counts":
-        """The Counts of the records of a kind, which are counted once. Raises UsageError where a file can't be read."""
-        records = self.records(spark, kind)
-        with self._locks[kind]:
-            if kind not in self._counts:
-                self._counts[kind] = count_records(records)
-            return self._counts[kind]
 
     def _read(self, spark: SparkSession, kind: str) -> DataFrame:
         use_settings(spark)

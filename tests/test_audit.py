@@ -85,8 +85,7 @@ TAMPERED = {
 def staged(spark, inputs, tmp_path_factory):
     """(folder, song records, plays, what was written) of what a run on the second input stages."""
     folder, source = str(tmp_path_factory.mktemp("staged")), etl.find_input(str(inputs[1][0]))
-    made = etl.process_song_data(spark, source, folder), etl.process_log_data(spark, source, folder)
-    written = {**made[0].tables, **made[1].tables}
+    written = {**etl.process_song_data(spark, source, folder), **etl.process_log_data(spark, source, folder)}
     songs, plays = etl.songs_of(source.records(spark, "songs")), etl.plays_of(source.records(spark, "logs"))
     return folder, songs, plays, written
 

@@ -232,7 +232,7 @@ def process_song_data(
     write_rejected(records, "songs", counts, max_rejected, output)
     songs = songs_of(records)
     tables = {"songs": songs_table(songs), "artists": artists_table(songs)}
-    return write_tables(tables, output, steps, empty=not counts.used)
+    return write_tables(tables, output, steps)
 
 
 def process_log_data(
@@ -262,7 +262,7 @@ def process_log_data(
     if source.size_of("songs") <= LARGE_CATALOGUE:
         names = F.broadcast(names)
     tables = {"songplays": songplays_table(plays, names), "users": users_table(plays), "time": time_table(plays)}
-    return write_tables(tables, output, steps, empty=not counts.used)
+    return write_tables(tables, output, steps)
 
 
 # --- The run ----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ class Written(NamedTuple):
     """The rows of a table that was written; how many of them have a song_id."""
 
     rows: int
-    with_song: int = 0
+    with_song: int
 
 
 @contextlib.contextmanager
@@ -49,17 +49,17 @@ def staging_folder(spark: SparkSession, output: Any, run_id: str, work: str) -> 
         raise
 
 
-def write_tables(tables: dict[str, DataFrame], output: str, steps: Steps, empty: bool) -> dict[str, Written]:
-    """Write tables below a folder, side by side; gives what was written of each. empty: they have no rows."""
+def write_tables(tables: dict[str, DataFrame], output: str, steps: Steps) -> dict[str, Written]:
+    """Write tables below a folder, side by side; gives what was written of each."""
 
     def write(table: str) -> Written:
         with steps(f"write {table}"):
-            return write_table(tables[table], table, output, empty)
+            return write_table(tables[table], table, output)
 
     return dict(zip(tables, in_parallel(write, tables)))
 
 
-def write_table(rows: DataFrame, table: str, output: str, empty: bool) -> Written:
+def write_table(rows: DataFrame, table: str, output: str) -> Written:
     """Write the rows of a table below a folder, its partition columns in the names of the folders alone.
 
     Spark's own hint gathers the rows of a partition in one file, or in several of about 128 MB. Without rows Spark
@@ -68,10 +68,6 @@ def write_table(rows: DataFrame, table: str, output: str, empty: bool) -> Writte
     """
     partitions = TABLES[table].partitions
     place = f"{output}/{table}"
-    if empty and partitions:
-        zeros = "/".join(f"{name}=0" for name in partitions)
-        writer(rows.limit(0).drop(*partitions)).parquet(for_hadoop(f"{place}/{zeros}"))
-        return Written(0)
     # As a method the hint takes no columns in 3.5.
     hint = f"REBALANCE({', '.join(partitions)})" if partitions else "REBALANCE"
     gathered = rows.sparkSession.sql(f"SELECT /*+ {hint} */ * FROM {{rows}}", rows=rows)
@@ -81,7 +77,11 @@ def write_table(rows: DataFrame, table: str, output: str, empty: bool) -> Writte
     song = F.col("song_id") if "song_id" in rows.columns else F.lit(None)
     counted = gathered.observe(seen, F.count("*").alias("rows"), F.count(song).alias("with_song"))
     writer(counted).partitionBy(*partitions).parquet(for_hadoop(place))
-    return Written(**seen.get)
+    written = Written(**seen.get)
+    if partitions and not written.rows:
+        zeros = "/".join(f"{name}=0" for name in partitions)
+        writer(rows.limit(0).drop(*partitions)).parquet(for_hadoop(f"{place}/{zeros}"))
+    return written
 
 
 def write_rejected(records: DataFrame, kind: str, counts: Counts, max_rejected: float, output: str) -> None:

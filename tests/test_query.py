@@ -30,7 +30,7 @@ def empty_output(spark, tmp_path_factory):
     """The five tables without rows, as a run stages them."""
     output = tmp_path_factory.mktemp("empty")
     for name, contract in TABLES.items():
-        write_table(spark.createDataFrame([], struct_of(contract.types)).coalesce(1), name, str(output), empty=True)
+        write_table(spark.createDataFrame([], struct_of(contract.types)).coalesce(1), name, str(output))
     return output
 
 
@@ -56,7 +56,7 @@ def test_unknown_years_and_no_years_keep_their_type(spark, empty_output, tmp_pat
     shutil.copytree(empty_output, output, ignore=lambda folder, names: ["songs"] if "songs" in names else [])
     songs = [(f"S{number}", "T", "A", 1.5, year) for number, year in enumerate(years)]
     rows = spark.createDataFrame(songs, struct_of(TABLES["songs"].types)).coalesce(1)
-    write_table(rows, "songs", str(output), empty=False)
+    write_table(rows, "songs", str(output))
     table = open_tables(spark, str(output))["songs"]
     assert table.dtypes == columns_of("songs")
     assert sorted(map(tuple, table.collect())) == songs

@@ -125,16 +125,16 @@ def find_input(place: str, aws: Optional[dict[str, str]] = None, needed: Collect
 
     Warns of files in the folders and zips of songs and logs that are left out.
     """
-    storage = storage_of(place, aws or {})
+    storage = storage_of(place, aws)
     sizes = storage.list()
-    found = {kind: files_of(storage, sizes, word) for kind, word in KINDS.items()}
-    files = {kind: [file for file in of_kind if is_json(file.member or file.name)] for kind, of_kind in found.items()}
-    left_out = [
-        storage.path(f"{file.name}!{file.member}" if file.member else file.name)
-        for of_kind in found.values()
-        for file in of_kind
-        if not is_json(file.member or file.name)
-    ]
+    files: dict[str, list[File]] = {kind: [] for kind in KINDS}
+    left_out = []
+    for kind, word in KINDS.items():
+        for file in files_of(storage, sizes, word):
+            if is_json(file.member or file.name):
+                files[kind].append(file)
+            else:
+                left_out.append(storage.path(f"{file.name}!{file.member}" if file.member else file.name))
     if left_out:
         say(
             f"etl.py: warning: files skipped: {len(left_out):,}, for example {min(left_out)}; only .json, .jsonl and "

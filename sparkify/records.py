@@ -150,7 +150,6 @@ def objects_from(lines: list[bytes], first: int) -> tuple[list[bytes], int]:
 
     An object may go over many lines. None where something else stands between or behind them.
     """
-    nothing: list[bytes] = []
     taken, decode = 1, decoder().raw_decode
     while lines[first].lstrip(BLANKS + BYTE_ORDER_MARK).startswith(b"{"):
         beginning = b"\n".join(lines[first : first + taken]).decode("utf-8", "replace")
@@ -162,15 +161,15 @@ def objects_from(lines: list[bytes], first: int) -> tuple[list[bytes], int]:
                 at = BETWEEN.match(beginning, end).end()
                 if at == len(beginning) or "\n" in beginning[end:at]:
                     return found, first + beginning.count("\n", 0, end) + 1
-            return nothing, first + 1
+            break
         except json.JSONDecodeError as error:
             is_cut = not beginning[error.pos :].strip()
             if not is_cut or first + taken >= len(lines):
-                return nothing, first + 1
+                break
         except (ValueError, RecursionError):
-            return nothing, first + 1
+            break
         taken *= 16
-    return nothing, first + 1
+    return [], first + 1
 
 
 def is_by_line(content: bytes) -> bool:

@@ -157,19 +157,12 @@ def songplays_table(plays: DataFrame, names: DataFrame) -> DataFrame:
         known = F.abs(song.duration - F.col("length"))
         return F.struct(F.coalesce(known, F.lit(float("inf"))).alias("distance"), song.song_id, song.artist_id)
 
-    # Few names have more than one song: the others skip the array functions.
     nearest = F.array_min(F.transform("songs", distance))
-    only = F.col("songs")[0]
-    several = F.size("songs") > 1
-    chosen = matched.select(
-        "*",
-        F.timestamp_millis("ts").alias("start_time"),
-        F.when(several, nearest.song_id).otherwise(only.song_id).alias("song_id"),
-        F.when(several, nearest.artist_id).otherwise(only.artist_id).alias("artist_id"),
-    )
+    chosen = matched.select("*", F.timestamp_millis("ts").alias("start_time"), nearest.alias("nearest"))
     return chosen.select(
         F.xxhash64(*PLAY_KEY).alias("songplay_id"),
-        *["start_time", "user_id", "level", "song_id", "artist_id", "session_id", "location", "user_agent"],
+        *["start_time", "user_id", "level", "nearest.song_id", "nearest.artist_id"],
+        *["session_id", "location", "user_agent"],
         F.year("start_time").alias("year"),
         F.month("start_time").alias("month"),
     )

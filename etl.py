@@ -129,8 +129,7 @@ def songs_by_name(songs: DataFrame) -> DataFrame:
 
     The songs are those of songs_table. One row a name, so that a join with it can't multiply plays.
     """
-    named = chosen_songs(songs).where(F.col("artist_name").isNotNull())
-    names = named.groupBy(F.col("title").alias("song"), F.col("artist_name").alias("artist"))
+    names = chosen_songs(songs).groupBy(F.col("title").alias("song"), F.col("artist_name").alias("artist"))
     return names.agg(F.collect_list(F.struct("song_id", "artist_id", "duration")).alias("songs"))
 
 

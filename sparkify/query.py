@@ -71,22 +71,24 @@ def tables_session(storage: Any, work: str, packages: Sequence[str] = ()) -> Ite
 
 def query(spark: SparkSession, sql: str) -> DataFrame:
     """The answer to a SQL query, or to a DESCRIBE, SHOW or EXPLAIN. Raises UsageError for anything else."""
-    try:
+    with _in_one_line():
         if not parse_query(spark, sql):
             raise UsageError("--query only asks: a SELECT or another query, DESCRIBE, SHOW, EXPLAIN; this is none")
         answer = spark.sql(sql)
-    except (PySparkException, Py4JError) as error:
-        raise _wrong_query(error) from None
     if re.match(r"\s*EXPLAIN\b", sql, re.IGNORECASE):
         return answer.select(F.explode(F.split("plan", "\n")).alias("plan"))
     return answer
 
 
-def _wrong_query(error: Exception) -> UsageError:
-    """What Spark or Java says about a query, in many lines, as an error of one."""
-    said = java_cause(error) if isinstance(error, Py4JError) else str(error).strip().splitlines()[0]
-    hint = f"; the tables are {', '.join(TABLES)}" if "TABLE_OR_VIEW_NOT_FOUND" in said else ""
-    return UsageError(f"the query can't be answered: {said}{hint}")
+@contextlib.contextmanager
+def _in_one_line() -> Iterator[None]:
+    """What Spark or Java says about the query of a block, in many lines, becomes an error of one."""
+    try:
+        yield
+    except (PySparkException, Py4JError) as error:
+        said = java_cause(error) if isinstance(error, Py4JError) else str(error).strip().splitlines()[0]
+        hint = f"; the tables are {', '.join(TABLES)}" if "TABLE_OR_VIEW_NOT_FOUND" in said else ""
+        raise UsageError(f"the query can't be answered: {said}{hint}") from None
 
 
 # ---- How an answer looks ---------------------------------------------------------------------------------
@@ -145,17 +147,14 @@ def ask(settings: Settings, work: str) -> None:
     sql = _sql_of(settings.query)
     storage = storage_of(settings.output, settings.aws)
     check_complete(storage)
-    with tables_session(storage, work) as spark:
-        try:
-            open_tables(spark, storage.place)
-            answer = query(spark, sql)
-            with to_a_reader():
-                if settings.csv:
-                    write_csv(answer, sys.stdout)
-                else:
-                    print("\n".join(as_table(answer)))
-        except (PySparkException, Py4JError) as error:
-            raise _wrong_query(error) from None
+    with tables_session(storage, work) as spark, _in_one_line():
+        open_tables(spark, storage.place)
+        answer = query(spark, sql)
+        with to_a_reader():
+            if settings.csv:
+                write_csv(answer, sys.stdout)
+            else:
+                print("\n".join(as_table(answer)))
 
 
 def _sql_of(given: str) -> str:

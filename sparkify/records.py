@@ -241,7 +241,7 @@ def whole_number(value: Any) -> Optional[int]:
         return whole_number(int(value))
     if type(value) is str and WHOLE.fullmatch(value):
         digits, point, _ = value.partition(".")
-        exact = int(digits) if len(digits) < 20 else int(digits.lstrip("0")[:20] or 0)
+        exact = int(digits.lstrip("0")[:20] or 0)  # 20 digits are too many, and thousands cost time
         return None if point and exact >= EXACT else whole_number(exact)
     return None
 

@@ -1,7 +1,7 @@
 """Work side by side on threads."""
 
 import contextlib
-from collections.abc import Collection
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, Callable
 
@@ -10,9 +10,9 @@ from pyspark.sql import SparkSession
 REQUESTS = 32  # at once: on S3 more are no faster
 
 
-def in_parallel(action: Callable[[Any], Any], items: Collection) -> list[Any]:
+def in_parallel(action: Callable[[Any], Any], items: Iterable) -> list[Any]:
     """The results of action(item) for each item, on threads, so that Spark jobs overlap; the first error is raised."""
-    with ThreadPoolExecutor(min(REQUESTS, max(1, len(items)))) as pool:
+    with ThreadPoolExecutor(REQUESTS) as pool:
         futures = [pool.submit(action, item) for item in items]
         try:
             return [future.result() for future in futures]

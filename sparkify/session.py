@@ -65,8 +65,7 @@ def spark_session(work: Optional[str] = None, small: bool = False, packages: Seq
     Under spark-submit, master, memory and cores are the cluster's. Otherwise it is made here: all cores, a quarter of
     the memory (1 to 6 GiB), loopback only. What Java says goes to the file spark.log in the folder work; without work,
     to standard error. small is for an input that the driver reads; a session that is there already isn't made so.
-    packages: coordinates of Java's, which are downloaded where they aren't here yet. Raises UsageError where that can't
-    be.
+    packages: coordinates of Java's; UsageError where they aren't here yet, and can't be downloaded.
     """
     is_the_callers = SparkSession.getActiveSession() is not None
     settings = dict(SQL_SETTINGS)
@@ -276,12 +275,10 @@ def size_shuffles(spark: SparkSession, input_bytes: int, small: bool) -> None:
 
 
 def shuffle_tasks(spark: SparkSession) -> int:
-    """How many tasks a shuffle has: see size_shuffles."""
     return int(spark.conf.get("spark.sql.shuffle.partitions"))
 
 
 def executors_have_boto3(spark: SparkSession) -> bool:
-    """Whether the Python of the executors has it."""
     cores = spark.sparkContext.defaultParallelism
     asked = spark.sparkContext.parallelize(["boto3"] * cores, cores)
     return all(asked.map(lambda module: find_spec(module) is not None).collect())

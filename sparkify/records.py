@@ -109,18 +109,14 @@ def judged_texts(content: bytes, judge: Callable[[Any], Judgement]) -> Iterator[
         raw = lines[at]
         reason, values = judged(raw, judge, parse)
         at += 1
-        if not reason:
-            yield raw, None, values
-            continue
-        raw = raw.removesuffix(b"\r").removeprefix(BYTE_ORDER_MARK)
-        if not raw.strip(BLANKS):
-            continue
+        if reason:
+            raw = raw.removesuffix(b"\r").removeprefix(BYTE_ORDER_MARK)
         if reason != NOT_AN_OBJECT or elements:
-            yield raw, reason, None
-            continue
-        texts, at = objects_from(lines, at - 1)
-        for part in texts or [raw]:
-            yield (part, *judged(part, judge, parse))
+            yield raw, reason, values
+        elif raw.strip(BLANKS):
+            texts, at = objects_from(lines, at - 1)
+            for part in texts or [raw]:
+                yield (part, *judged(part, judge, parse))
 
 
 # --- Texts: of a file, one a record -----------------------------------------------------------------------------------

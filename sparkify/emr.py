@@ -55,12 +55,18 @@ def run_on_emr(settings: Settings) -> dict[str, Any]:
     ways = f"to look at it: {look}; to end it: {end}"
     say(f"cluster {cluster}; {ways}")
     try:
-        state, reason = follow(client, cluster, step, logs, output.aws)
+        with aws_calls(f"cluster {cluster}", "elasticmapreduce:ListSteps and DescribeCluster"):
+            step = step or client.list_steps(ClusterId=cluster)["Steps"][0]["Id"]
+            state, reason = wait_for(client, cluster, step)
         if state == "COMPLETED":
             with contextlib.suppress(FileNotFoundError):
                 return json.loads(output.read(report))
             reason = f"there is no report {output.path(report)}"
-    except (JobError, PlaceError) as error:
+        if state == "FAILED" and logs:
+            say(f"the step failed; waiting for its log, which EMR brings to {logs} every five minutes")
+            with contextlib.suppress(PlaceError, OSError, EOFError, zlib.error):  # else EMR's own reason is all
+                reason = failure_reason(output.aws, logs, step) or reason
+    except PlaceError as error:
         raise JobError(f"{error}; {ways}") from None
     except KeyboardInterrupt:
         raise JobError(f"stopped watching; the cluster goes on; {ways}") from None
@@ -300,18 +306,6 @@ def new_cluster(emr: dict[str, str], logs: str, bootstrap: str, step: dict[str, 
 
 
 # ---- The way to its end ----------------------------------------------------------------------------------
-
-
-def follow(client: Any, cluster: str, step: str | None, logs: str | None, aws: dict[str, str]) -> tuple[str, str]:
-    """Wait until a step or its cluster has ended, saying each change; returns the step's state and the reason."""
-    with aws_calls(f"cluster {cluster}", "elasticmapreduce:ListSteps and DescribeCluster"):
-        step = step or client.list_steps(ClusterId=cluster)["Steps"][0]["Id"]
-        state, reason = wait_for(client, cluster, step)
-    if state == "FAILED" and logs:
-        say(f"the step failed; waiting for its log, which EMR brings to {logs} every five minutes")
-        with contextlib.suppress(PlaceError, OSError, EOFError, zlib.error):  # then EMR's own reason is all there is
-            reason = failure_reason(aws, logs, step) or reason
-    return state, reason
 
 
 def wait_for(client: Any, cluster_id: str, step_id: str) -> tuple[str, str]:

@@ -134,19 +134,17 @@ def check_cluster(aws: dict[str, str], emr: dict[str, str]) -> int | None:
 def check_roles(aws: dict[str, str], emr: dict[str, str]) -> None:
     """Check that there are the two roles of a cluster."""
     iam = aws_client(aws, "iam")
-    asked = {
-        "service_role": (iam.get_role, "RoleName"),
-        "instance_profile": (iam.get_instance_profile, "InstanceProfileName"),
-    }
-    for key, (ask, argument) in asked.items():
-        what = f"{key.replace('_', ' ')} {emr[key]}"
-        try:
-            _if_allowed(f"the {what}", ask, **{argument: emr[key].split("/")[-1]})
-        except iam.exceptions.NoSuchEntityException:
-            raise UsageError(
-                f"there is no {what}: `aws emr create-default-roles` makes the default ones; or set {key.upper()} in "
-                "dl.cfg's [EMR]"
-            ) from None
+    try:
+        missing = f"service role {emr['service_role']}"
+        _if_allowed(f"the {missing}", iam.get_role, RoleName=emr["service_role"].split("/")[-1])
+        missing = f"instance profile {emr['instance_profile']}"
+        profile = emr["instance_profile"].split("/")[-1]
+        _if_allowed(f"the {missing}", iam.get_instance_profile, InstanceProfileName=profile)
+    except iam.exceptions.NoSuchEntityException:
+        raise UsageError(
+            f"there is no {missing}: `aws emr create-default-roles` makes the default ones; or set SERVICE_ROLE and "
+            "INSTANCE_PROFILE in dl.cfg's [EMR]"
+        ) from None
 
 
 def check_vcpus(aws: dict[str, str], region: str, kind: str, machines: int) -> int | None:

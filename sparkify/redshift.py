@@ -11,7 +11,7 @@ import hashlib
 import re
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sparkify.aws import POLL_ATTEMPTS, aws_calls, aws_client
@@ -139,36 +139,30 @@ def _external(settings: Settings) -> str:
 # ---- The SQL -----------------------------------------------------------------------------------------------
 
 
-def statements(target: Warehouse, run_id: str, rows: Mapping[str, int]) -> list[Statement]:
+def statements(target: Warehouse, run_id: str, rows: Mapping[str, int]) -> Iterator[Statement]:
     """What loads the published tables of a run, of so many rows each; to be run as one transaction."""
-    made = [
-        _check_ours(target.schema),
-        Statement("make the schema", f"CREATE SCHEMA IF NOT EXISTS {quoted(target.schema)}"),
-        Statement(
-            "open the catalogue",
-            f"CREATE EXTERNAL SCHEMA IF NOT EXISTS {quoted(target.source)} FROM DATA CATALOG {target.external}",
-        ),
-        _create_loads(target.schema),
-    ]
+    yield _check_ours(target.schema)
+    yield Statement("make the schema", f"CREATE SCHEMA IF NOT EXISTS {quoted(target.schema)}")
+    source = f"CREATE EXTERNAL SCHEMA IF NOT EXISTS {quoted(target.source)} FROM DATA CATALOG {target.external}"
+    yield Statement("open the catalogue", source)
+    yield _create_loads(target.schema)
     new = {table: quoted(target.schema, f"{table}_new") for table in LAYOUT}
     for table, (layout, reason) in LAYOUT.items():
-        made.append(Statement(f"make {table}", _create(table, new, layout)))
+        yield Statement(f"make {table}", _create(table, new, layout))
         comment = literal(f"{TABLES[table].description} {reason}")
-        made.append(Statement(f"describe {table}", f"COMMENT ON TABLE {new[table]} IS {comment}"))
-    for table in LAYOUT:
+        yield Statement(f"describe {table}", f"COMMENT ON TABLE {new[table]} IS {comment}")
         columns, source = ", ".join(map(quoted, TABLES[table].types)), quoted(target.source, table)
-        fill = f"INSERT INTO {new[table]} ({columns})\nSELECT {columns}\nFROM {source}"
-        made += [Statement(f"fill {table}", fill), _count(table, new[table], rows[table])]
+        yield Statement(f"fill {table}", f"INSERT INTO {new[table]} ({columns})\nSELECT {columns}\nFROM {source}")
+        yield _count(table, new[table], rows[table])
     # What refers to others goes first. Not CASCADE: a view of somebody's stays, and stops the load.
     old = ", ".join(quoted(target.schema, table) for table in reversed(LAYOUT))
-    made.append(Statement("drop the old tables", f"DROP TABLE IF EXISTS {old}"))
+    yield Statement("drop the old tables", f"DROP TABLE IF EXISTS {old}")
     for table in LAYOUT:
-        made.append(Statement(f"rename {table}", f"ALTER TABLE {new[table]} RENAME TO {quoted(table)}"))
+        yield Statement(f"rename {table}", f"ALTER TABLE {new[table]} RENAME TO {quoted(table)}")
     columns = ", ".join(quoted(name) for name in ("run_id", "loaded_at", *TABLES))
     values = ", ".join([literal(run_id), "GETDATE()", *[str(rows[table]) for table in TABLES]])
     loads = quoted(target.schema, "loads")
-    made.append(Statement("note the load", f"INSERT INTO {loads} ({columns}) VALUES ({values})"))
-    return made
+    yield Statement("note the load", f"INSERT INTO {loads} ({columns}) VALUES ({values})")
 
 
 def _check_ours(schema: str) -> Statement:
@@ -240,7 +234,7 @@ def print_sql(settings: Settings) -> None:
 
 def _load(aws: dict[str, str], target: Warehouse, about: dict[str, Any]) -> None:
     """Send the statements and follow them to their end."""
-    sent = statements(target, about["run_id"], about["rows"])
+    sent = list(statements(target, about["run_id"], about["rows"]))
     request = {
         **target.connection,
         "Sqls": [statement.sql for statement in sent],

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Optional
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from py4j.protocol import Py4JError, Py4JJavaError
+from py4j.protocol import Py4JError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
@@ -191,8 +191,7 @@ def database_calls(target: Target, refusal: type[Exception] = JobError) -> Itera
 def code_of(error: Exception) -> str:
     """PostgreSQL's code for an error that the driver has raised here; else empty."""
     with contextlib.suppress(Exception):  # what isn't the driver's has no such method
-        if isinstance(error, Py4JJavaError):
-            return error.java_exception.getSQLState() or ""
+        return error.java_exception.getSQLState() or ""
     return ""
 
 

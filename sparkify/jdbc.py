@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import pwd
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -84,7 +83,9 @@ def target_of(settings: Settings) -> Optional[Target]:
     unknown = [name for name in asked if name not in URL_OPTIONS]
     if unknown:
         raise UsageError(f"--load: {unknown[0]} in the URL means nothing here: only {' and '.join(URL_OPTIONS)} do")
-    user = unquote(url.username or "") or os.environ.get("PGUSER") or _user_here()
+    user = unquote(url.username or "") or os.environ.get("PGUSER")
+    if not user:
+        raise UsageError(f"--load names no user: give {URL_FORM}")
     host, database = url.hostname or "localhost", unquote(url.path.strip("/")) or user
     schema = settings.postgres.get("schema", "sparkify")
     if len(schema.encode()) > LONGEST_SCHEMA or schema.startswith("pg_") or schema == "information_schema":
@@ -95,15 +96,8 @@ def target_of(settings: Settings) -> Optional[Target]:
     properties.update({"connectTimeout": "20", "reWriteBatchedInserts": "true"})
     properties.update({"password": password} if password else {})
     host = f"[{host}]" if ":" in host else host
-    place = f"postgresql://{quote(user, safe='')}@{host}:{port}/{quote(database, safe='')}"
-    return Target(place, f"jdbc:postgresql://{host}:{port}/{quote(database, safe='')}", properties, schema)
-
-
-def _user_here() -> str:
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # a container may run as a user without a name
-        raise UsageError(f"--load names no user: give {URL_FORM}") from None
+    address = f"{host}:{port}/{quote(database, safe='')}"
+    return Target(f"postgresql://{quote(user, safe='')}@{address}", f"jdbc:postgresql://{address}", properties, schema)
 
 
 def _password_in_file(wanted: list[str]) -> Optional[str]:

@@ -510,6 +510,7 @@ def test_the_password_is_dl_cfgs_or_pgpassword_or_that_of_pgpass(target, monkeyp
     ("url", "postgres", "said"),
     [
         ("mysql://a@h/d", {}, "--load takes postgresql://USER@HOST:PORT/DATABASE"),
+        ("postgresql://h/d", {}, "--load names no user: give postgresql://USER@"),
         ("postgresql://a@h:port/d", {}, "the host, or the port, also PGPORT"),
         ("postgresql://a@h:70000/d", {}, "the host, or the port, also PGPORT"),
         ("postgresql://a@[::1/d", {}, "the host, or the port, also PGPORT"),

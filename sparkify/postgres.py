@@ -8,6 +8,7 @@ Of several loads one has the advisory lock, which ends with its connection: it d
 import contextlib
 import os
 import time
+from collections.abc import Collection
 from typing import Any, Optional
 
 from py4j.protocol import Py4JError
@@ -146,12 +147,12 @@ def _loaded_run(connection: Connection, target: Target) -> str:
 
 
 def _old_tables(connection: Connection, target: Target) -> dict[str, str]:
-    """{name: oid} of what has the name of a table in the schema."""
+    """{name as SQL takes it: oid} of what has the name of a table in the schema."""
     names = ", ".join(map(literal, TABLES))
     return dict(
         connection.ask(
-            "SELECT relname, c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace "
-            f"WHERE nspname = {literal(target.schema)} AND relname IN ({names})"
+            "SELECT oid::regclass, oid FROM pg_class "
+            f"WHERE relnamespace = to_regnamespace({literal(quoted(target.schema))}) AND relname IN ({names})"
         )
     )
 
@@ -166,7 +167,7 @@ def _check_tables(connection: Connection, target: Target) -> None:
     if not old:
         return
     if not _has_loads(connection, target):
-        name = f"{target.schema}.{next(iter(old))}"
+        name = next(iter(old))
         raise JobError(f"{target.place}: {name} is there, and no load has made it: choose another SCHEMA in dl.cfg")
     oids = f"({', '.join(old.values())})"
     found = connection.ask(
@@ -274,14 +275,12 @@ def _swap(connection: Connection, target: Target, staging: str, about: dict[str,
 
 def _swap_now(connection: Connection, target: Target, staging: str, about: dict[str, Any]) -> None:
     """The statements of a swap. The grants are asked for behind the lock, so that none is lost."""
-    old = [quoted(target.schema, table) for table in _old_tables(connection, target)]
-    grants = []
+    old, grants = _old_tables(connection, target), []
     if old:
-        connection.do(
-            f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; LOCK TABLE {', '.join(old)} IN ACCESS EXCLUSIVE MODE"
-        )
-        grants = _grants(connection, target)
-        connection.do(f"DROP TABLE {', '.join(old)}")  # not CASCADE: a view of somebody's stays
+        names = ", ".join(old)
+        connection.do(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'; LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
+        grants = _grants(connection, old.values())
+        connection.do(f"DROP TABLE {names}")  # not CASCADE: a view of somebody's stays
     connection.do(f"CREATE SCHEMA IF NOT EXISTS {quoted(target.schema)}")
     connection.do(*[f"ALTER TABLE {quoted(staging, table)} SET SCHEMA {quoted(target.schema)}" for table in TABLES])
     loads, columns = quoted(target.schema, "loads"), [quoted(table) for table in TABLES]
@@ -293,19 +292,17 @@ def _swap_now(connection: Connection, target: Target, staging: str, about: dict[
     connection.do(f"DROP SCHEMA {quoted(staging)}", *grants)
 
 
-def _grants(connection: Connection, target: Target) -> list[str]:
-    """The statements that give the rights on the old tables, and on columns of them, again."""
+def _grants(connection: Connection, oids: Collection[str]) -> list[str]:
+    """The statements that give the rights on tables, and on columns of them, again."""
     found = connection.ask(
-        f"""SELECT format('GRANT %s%s ON %I.%I TO %s%s', privilege_type, on_column, nspname, relname,
-            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
+        f"""SELECT format('GRANT %s%s ON %s TO %s%s', privilege_type, on_column, oid::regclass,
+            CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END,
             CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END)
         FROM (
-            SELECT c.*, '' AS on_column, a.* FROM pg_class AS c, aclexplode(relacl) AS a
-            UNION ALL SELECT c.*, format(' (%I)', attname), a.*
+            SELECT c.oid, relowner, '' AS on_column, a.* FROM pg_class AS c, aclexplode(relacl) AS a
+            UNION ALL SELECT c.oid, relowner, format(' (%I)', attname), a.*
             FROM pg_class AS c JOIN pg_attribute ON attrelid = c.oid, aclexplode(attacl) AS a
-        ) AS given JOIN pg_namespace AS n ON n.oid = relnamespace
-        WHERE nspname = {literal(target.schema)} AND relname IN ({", ".join(map(literal, TABLES))})
-            AND grantee <> relowner"""
+        ) AS given WHERE oid IN ({", ".join(oids)}) AND grantee <> relowner"""
     )
     return [grant for (grant,) in found]
 

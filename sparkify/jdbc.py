@@ -129,6 +129,7 @@ class Connection:
         self._connection = jdbc_connection(spark, DRIVER, target.url, target.properties)
         # What a role or a database sets for its analysts mustn't stop a load.
         self.do("SET statement_timeout = 0; SET lock_timeout = 0; SET standard_conforming_strings = on")
+        self.do("SELECT set_config(name, '0', false) FROM pg_settings WHERE name LIKE 'idle%timeout'")
 
     def do(self, *statements: str) -> None:
         """Run statements, one after the other."""

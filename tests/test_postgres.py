@@ -301,6 +301,12 @@ def test_triggers_of_ones_own_go_with_the_old_tables(server, database, loaded, l
     assert_loaded(server, database, lakes[1][1])
 
 
+def test_a_limit_that_a_database_sets_for_its_analysts_stops_no_load(server, database, loaded, lakes):
+    server.sql(f"ALTER DATABASE {database} SET idle_session_timeout = '500ms'")
+    assert loaded(lakes[1][0])[0] == 0
+    assert_loaded(server, database, lakes[1][1])
+
+
 def test_tables_of_others_are_never_touched(server, database, loaded, lakes):
     server.sql("CREATE SCHEMA sparkify CREATE TABLE users (id int)", database=database)
     status, line = loaded(lakes[0][0])

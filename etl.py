@@ -212,7 +212,7 @@ def process_song_data(
     """Read the songs in input_data, a place or an Input; write songs, artists and rejected records below output_data.
 
     Gives what was written of each table. Raises JobError where more than max_rejected, a fraction of the song records,
-    can't be used; Spark's own error where a table is in output_data already: remove it first.
+    can't be used; Spark's own error where one of these is in output_data already: remove it first.
     """
     steps = steps or Steps()
     source = opened(input_data, ["songs"])
@@ -300,7 +300,7 @@ def run(settings: Settings, ending: Ending, into: Optional[Target]) -> None:
             "run_id": run_id,
             "seconds": steps.since_start(),
             "steps": steps.seconds,
-            "input": input_in_report(source.files, source.counts, rows),
+            "input": input_in_report(source, rows),
             "tables": tables_in_report(output, settings.output, rows),
             "matched_plays": written["songplays"].with_song,
         }

@@ -102,14 +102,14 @@ def _draw_bar(spark: SparkSession, done: threading.Event) -> None:
 # ---- The report ------------------------------------------------------------------------------------------
 
 
-def input_in_report(files: Mapping[str, list], counts: Mapping[str, Any], rows: Mapping[str, int]) -> dict[str, Any]:
+def input_in_report(source: Any, rows: Mapping[str, int]) -> dict[str, Any]:
     """What a report says of the records by kind: of logs, records = plays + duplicates + not_plays + rejected."""
     found = {}
     for kind, table in (("songs", "songs"), ("logs", "songplays")):
-        of_kind = counts[kind]
-        found[kind] = {"files": len(files[kind]), "records": of_kind.total, "duplicates": of_kind.used - rows[table]}
-        found[kind].update(rejected=of_kind.rejected, reasons=of_kind.reasons)
-    found["logs"].update(plays=rows["songplays"], not_plays=counts["logs"].others)
+        counts, files = source.counts[kind], len(source.files[kind])
+        found[kind] = {"files": files, "records": counts.total, "duplicates": counts.used - rows[table]}
+        found[kind].update(rejected=counts.rejected, reasons=counts.reasons)
+    found["logs"].update(plays=rows["songplays"], not_plays=source.counts["logs"].others)
     return found
 
 

@@ -56,7 +56,7 @@ def disk_calls(place: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def opened(folder: str) -> Iterator[int]:
+def descriptor_of(folder: str) -> Iterator[int]:
     """The descriptor of a folder, to sync or to lock it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -151,7 +151,7 @@ class LocalStorage:
                 with contextlib.suppress(OSError):
                     os.unlink(new)
                 raise
-            with contextlib.suppress(OSError), opened(os.path.dirname(path)) as folder:
+            with contextlib.suppress(OSError), descriptor_of(os.path.dirname(path)) as folder:
                 os.fsync(folder)  # not every file system can sync one
 
     def delete(self, names: Collection[str]) -> None:
@@ -198,7 +198,7 @@ class LocalStorage:
                         os.unlink(path)
                         raise
                 return
-            with opened(self.place) as folder:
+            with descriptor_of(self.place) as folder:
                 with contextlib.suppress(OSError):  # where the file system knows locks, nobody else is here now
                     fcntl.flock(folder, fcntl.LOCK_EX)
                 about = os.stat(path)

@@ -400,7 +400,10 @@ def test_a_failed_step_without_a_log_is_said(aws, capsys):
     assert "step FAILED: Unknown Error" in failed(aws, capsys, drive)[0]
 
 
-@pytest.mark.parametrize("damaged", [gzip.compress(b"etl.py: no")[:-9], gzip.compress(b"")[:10] + b"\xff" * 20])
+DAMAGED_LOGS = {"cut": gzip.compress(b"etl.py: no")[:-9], "spoilt": gzip.compress(b"")[:10] + b"\xff" * 20}
+
+
+@pytest.mark.parametrize("damaged", DAMAGED_LOGS.values(), ids=DAMAGED_LOGS.keys())  # a gzip holds the time
 def test_a_failed_step_whose_log_is_damaged_is_said(aws, capsys, damaged):
     def drive(cluster):
         key = f"out/_logs/{cluster.id}/steps/{cluster.steps[0].id}/stderr.gz"

@@ -145,9 +145,9 @@ def discard_old_staging(storage: Any) -> None:
     journal is left.
     """
     oldest = time.strftime(RUN_TIME, time.gmtime(time.time() - STAGING_DAYS * 86400))
-    with contextlib.suppress(PlaceError):
-        for name in storage.folders("_staging"):
-            if re.fullmatch(RUN_ID_FORM, name) and name < oldest:
+    for name in storage.folders("_staging"):
+        if re.fullmatch(RUN_ID_FORM, name) and name < oldest:
+            with contextlib.suppress(PlaceError):
                 storage.discard(staging_of(name))
                 say(f"removed what run {name} left in {storage.path('_staging')}")
 

@@ -164,6 +164,8 @@ class LocalStorage:
     def discard(self, folder: str) -> None:
         """Delete a folder with all that is in it, as far as that can be, and the empty folders above as delete does."""
         shutil.rmtree(self.path(folder), ignore_errors=True)
+        if os.path.lexists(self.path(folder)):
+            raise PlaceError(self.path(folder), "it can't be removed, or not all of it", "remove it")
         self._remove_empty(folder)
 
     def _remove_empty(self, name: str) -> None:

@@ -400,6 +400,26 @@ def test_staging_older_than_a_week_is_removed_and_nothing_else(tmp_path, capsys)
     assert removed(capsys) == []
 
 
+def test_staging_that_cannot_be_removed_stays_is_not_said_to_be_gone_and_keeps_no_other(capsys):
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as folder:
+        for name in OLD[:2]:
+            os.makedirs(f"{folder}/_staging/{name}/users/year=1")
+        kept, gone = sorted(OLD[:2])
+        os.chmod(f"{folder}/_staging/{kept}/users", 0o555)
+        for path in (folder, f"{folder}/_staging", f"{folder}/_staging/{gone}", f"{folder}/_staging/{gone}/users"):
+            os.chmod(path, 0o777)
+        if user == 0:
+            os.seteuid(65534)
+        try:
+            discard_old_staging(LocalStorage(folder))
+        finally:
+            os.seteuid(user)
+        assert removed(capsys) == [gone]
+        assert os.listdir(f"{folder}/_staging") == [kept]
+        os.chmod(f"{folder}/_staging/{kept}/users", 0o777)
+
+
 def test_staging_older_than_a_week_is_removed_on_s3(fast_endpoint, capsys):
     client = client_of(fast_endpoint)
     for name in [*OLD, *KEPT]:

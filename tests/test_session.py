@@ -118,8 +118,12 @@ def test_rows_of_python_are_a_frame_with_their_columns(spark, monkeypatch, way):
     ("name", "is_utf8"), [("C", False), ("POSIX", False), ("C.UTF-8", True), ("xx_XX.UTF-8", False)]
 )
 def test_a_locale_that_is_not_here_or_lacks_characters_is_none_for_java(monkeypatch, name, is_utf8):
-    monkeypatch.setenv("LC_ALL", name)
     before = locale.setlocale(locale.LC_ALL)
+    monkeypatch.setenv("LC_ALL", name)
+    assert session.is_locale_utf8() is is_utf8
+    monkeypatch.setenv("LC_ALL", "")
+    monkeypatch.delenv("LC_CTYPE", raising=False)
+    monkeypatch.setenv("LANG", name)  # Python itself would take C.UTF-8 in the place of C, or of one that isn't here
     assert session.is_locale_utf8() is is_utf8
     assert locale.setlocale(locale.LC_ALL) == before
 

@@ -1,11 +1,11 @@
 """What tests share: a Spark session for those that call etl.py's functions, and the tables of the sample."""
 
 import fcntl
+import functools
 import json
 import os
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -131,8 +131,11 @@ def run_here(spark, no_aws_from_outside, tmp_path_factory, monkeypatch, capsys):
     Both outputs are in run_here.stdout and run_here.stderr.
     """
     import etl
+    from sparkify.errors import Ending
 
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))  # a failed run leaves its files
+    work = functools.cached_property(lambda ending: str(tmp_path_factory.mktemp("work")))  # a failed run leaves it
+    work.__set_name__(Ending, "work")
+    monkeypatch.setattr(Ending, "work", work)
 
     def call(*arguments):
         capsys.readouterr()

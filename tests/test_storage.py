@@ -262,6 +262,17 @@ def test_a_body_that_breaks_off_is_read_again(scripted):
         storage.read("0.json")
 
 
+def test_uploads_of_another_place_are_not_taken_for_its_own(scripted):
+    """By a server that doesn't heed the prefix it is asked for."""
+    uploads = "".join(
+        f"<Upload><Key>{place}/_staging/{name}/users/a</Key><UploadId>{name}</UploadId></Upload>"
+        for place, name in (("lake", "ours"), ("bake", "theirs"))
+    )
+    listing = f"<ListMultipartUploadsResult>{uploads}</ListMultipartUploadsResult>".encode()
+    server = scripted(lambda method, path, query: (200, listing if "uploads" in query else b"<ListBucketResult/>"))
+    assert storage_at(server.address, "s3://music/lake").folders("_staging") == ["ours"]
+
+
 def test_a_server_without_ranges_serves_too(scripted):
     server = scripted(lambda *_: (200, b"0123456789"))
     storage = storage_at(server.address, "s3://music")

@@ -157,11 +157,10 @@ def songplays_table(plays: DataFrame, names: DataFrame) -> DataFrame:
         return F.struct(F.coalesce(known, F.lit(float("inf"))).alias("distance"), song.song_id, song.artist_id)
 
     nearest = F.array_min(F.transform("songs", distance))
-    chosen = matched.select("*", F.timestamp_millis("ts").alias("start_time"), nearest.alias("nearest"))
+    chosen = matched.select("*", F.timestamp_millis("ts").alias("start_time"), nearest.alias("match"))
     return chosen.select(
         F.xxhash64(*PLAY_KEY).alias("songplay_id"),
-        *["start_time", "user_id", "level", "nearest.song_id", "nearest.artist_id"],
-        *["session_id", "location", "user_agent"],
+        *["start_time", "user_id", "level", "match.song_id", "match.artist_id", "session_id", "location", "user_agent"],
         F.year("start_time").alias("year"),
         F.month("start_time").alias("month"),
     )
@@ -250,7 +249,8 @@ def process_log_data(
         say("etl.py: warning: all plays are in 1970: is ts in seconds? It is read as milliseconds")
     elif not counts.used:
         say("etl.py: warning: no event is a play: songplays, users and time are empty")
-    plays, names = plays_of(events), songs_by_name(songs_of(songs))
+    plays = plays_of(events)
+    names = songs_by_name(songs_of(songs))
     if source.size_of("songs") <= LARGE_CATALOGUE:
         names = F.broadcast(names)
     tables = {"songplays": songplays_table(plays, names), "users": users_table(plays), "time": time_table(plays)}

@@ -214,10 +214,7 @@ def read_config(path: str | None = None) -> dict[str, dict[str, str]]:
                 config[section.lower()][key] = value
     places, aws = config["data"], config["aws"]
     for key, place in places.items():
-        name = next((name for name in re.findall(r"\$\{?([A-Za-z_]\w*)", place) if name not in os.environ), "")
-        if name:
-            raise UsageError(f"{found}: {key.upper()} uses ${name}, which isn't set: set it, or write the folder out")
-        places[key] = os.path.expandvars(place)
+        places[key] = _with_variables(place, f"{found}: {key.upper()}")
     regions = [aws.pop(key) for key in REGION_KEYS if key in aws]
     if regions:
         aws["region"] = regions[0]
@@ -261,6 +258,14 @@ def _unknown(key: str, section: str) -> str:
         return f"{name} means nothing here; see dl.cfg.example"
     place = "" if close[0] in here else f" in [{sections[close[0]].upper()}]"
     return f"{name} means nothing here: did you mean {close[0].upper()}{place}?"
+
+
+def _with_variables(place: str, said: str) -> str:
+    """A place with the values of its variables, $HOME or ${HOME}."""
+    for name in re.findall(r"\$\{?([A-Za-z_]\w*)", place):
+        if name not in os.environ:
+            raise UsageError(f"{said} uses ${name}, which isn't set: set it, or write the folder out")
+    return os.path.expandvars(place)
 
 
 # ---- Places ----------------------------------------------------------------------------------------------

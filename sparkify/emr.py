@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import hashlib
 import io
@@ -134,17 +135,20 @@ def check_cluster(aws: dict[str, str], emr: dict[str, str]) -> int | None:
 def check_roles(aws: dict[str, str], emr: dict[str, str]) -> None:
     """Check that there are the two roles of a cluster."""
     iam = aws_client(aws, "iam")
-    try:
-        missing = f"service role {emr['service_role']}"
-        _if_allowed(f"the {missing}", iam.get_role, RoleName=emr["service_role"].split("/")[-1])
-        missing = f"instance profile {emr['instance_profile']}"
-        profile = emr["instance_profile"].split("/")[-1]
-        _if_allowed(f"the {missing}", iam.get_instance_profile, InstanceProfileName=profile)
-    except iam.exceptions.NoSuchEntityException:
-        raise UsageError(
-            f"there is no {missing}: `aws emr create-default-roles` makes the default ones; or set SERVICE_ROLE and "
-            "INSTANCE_PROFILE in dl.cfg's [EMR]"
-        ) from None
+    role, profile = emr["service_role"].split("/")[-1], emr["instance_profile"].split("/")[-1]
+    asked = {
+        "service_role": functools.partial(iam.get_role, RoleName=role),
+        "instance_profile": functools.partial(iam.get_instance_profile, InstanceProfileName=profile),
+    }
+    for key, ask in asked.items():
+        what = f"{key.replace('_', ' ')} {emr[key]}"
+        try:
+            _if_allowed(f"the {what}", ask)
+        except iam.exceptions.NoSuchEntityException:
+            raise UsageError(
+                f"there is no {what}: `aws emr create-default-roles` makes the default ones; or set {key.upper()} in "
+                "dl.cfg's [EMR]"
+            ) from None
 
 
 def check_vcpus(aws: dict[str, str], region: str, kind: str, machines: int) -> int | None:

@@ -25,7 +25,8 @@ NOT_AN_OBJECT = "not one JSON object"
 UNREADABLE = "can't be read"  # the reason of a row that stands for a whole file: raw says why
 EXACT = 1 << 53  # below it a float is one whole number, and no other
 LARGEST_DOUBLE = int(sys.float_info.max)
-NEEDED_OF_A_SONG = (TABLES["songs"].key, *TABLES["songs"].never_null)
+NEEDED_COLUMNS = (TABLES["songs"].key, *TABLES["songs"].never_null)
+NEEDED_OF_A_SONG = [name for name, (column, _) in SONG_FIELDS.items() if column in NEEDED_COLUMNS]
 
 WHOLE = re.compile(r"[0-9]+(\.0+)?")
 BEHIND_AN_ELEMENT = re.compile(f"{BETWEEN.pattern}([],]){BETWEEN.pattern}")
@@ -190,8 +191,8 @@ def judged_song(song: Any) -> Judgement:
     if type(song) is not dict:
         return NOT_AN_OBJECT, None
     values = [read(song.get(name)) for name, read in SONG_READERS]
-    for (name, (column, _)), value in zip(SONG_FIELDS.items(), values):
-        if value is None and column in NEEDED_OF_A_SONG:
+    for name, value in zip(SONG_FIELDS, values):
+        if value is None and name in NEEDED_OF_A_SONG:
             return f"no {name}", None
     return None, values
 

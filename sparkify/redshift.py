@@ -143,8 +143,8 @@ def statements(target: Warehouse, run_id: str, rows: Mapping[str, int]) -> Itera
     """What loads the published tables of a run, of so many rows each; to be run as one transaction."""
     yield _check_ours(target.schema)
     yield Statement("make the schema", f"CREATE SCHEMA IF NOT EXISTS {quoted(target.schema)}")
-    source = f"CREATE EXTERNAL SCHEMA IF NOT EXISTS {quoted(target.source)} FROM DATA CATALOG {target.external}"
-    yield Statement("open the catalogue", source)
+    opened = f"CREATE EXTERNAL SCHEMA IF NOT EXISTS {quoted(target.source)} FROM DATA CATALOG {target.external}"
+    yield Statement("open the catalogue", opened)
     yield _create_loads(target.schema)
     new = {table: quoted(target.schema, f"{table}_new") for table in LAYOUT}
     for table, (layout, reason) in LAYOUT.items():

@@ -40,6 +40,7 @@ class Watch:
             self._shown = state
 
     def seconds(self) -> float:
+        """The seconds since it was begun."""
         return time.monotonic() - self._start
 
 
@@ -69,6 +70,7 @@ class Steps:
         say(f"{self.since_start():7.1f}  {self.seconds[name]:7.1f}  {name}")
 
     def since_start(self) -> float:
+        """The seconds since the steps were made."""
         return round(time.monotonic() - self._start, 3)
 
     @contextlib.contextmanager

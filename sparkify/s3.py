@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sparkify.aws import aws_calls, aws_client, said_by_aws
+from sparkify.errors import PlaceError
 from sparkify.parallel import REQUESTS, in_parallel
 from sparkify.places import bucket_and_key, data_files, is_hidden
 
@@ -229,9 +230,11 @@ class S3Storage:
         self.write(probe, b"")
         try:
             self._copy(probe, f"{probe}-copy", 0)
-            self.delete([f"{probe}-copy"])
-        finally:
-            self.delete([probe])
+        except PlaceError:
+            with contextlib.suppress(PlaceError):  # what is said of the copy is what to say
+                self.delete([probe])
+            raise
+        self.delete([probe, f"{probe}-copy"])
 
     def _copy(self, old: str, new: str, size: int) -> None:
         lack = "this server of S3 can't copy an object (CopyObject), which publishing needs: choose another --output"

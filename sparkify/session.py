@@ -275,10 +275,12 @@ def size_shuffles(spark: SparkSession, input_bytes: int, small: bool) -> None:
 
 
 def shuffle_tasks(spark: SparkSession) -> int:
+    """How many tasks a shuffle has: see size_shuffles."""
     return int(spark.conf.get("spark.sql.shuffle.partitions"))
 
 
 def executors_have_boto3(spark: SparkSession) -> bool:
+    """Whether the Python of the executors has it."""
     cores = spark.sparkContext.defaultParallelism
     asked = spark.sparkContext.parallelize(["boto3"] * cores, cores)
     return all(asked.map(lambda module: find_spec(module) is not None).collect())

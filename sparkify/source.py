@@ -66,9 +66,11 @@ class Input:
 
     @property
     def size(self) -> int:
+        """The bytes of all files."""
         return sum(map(self.size_of, self.files))
 
     def size_of(self, kind: str) -> int:
+        """The bytes of the files of a kind."""
         return sum(file.size for file in self.files[kind])
 
     @property

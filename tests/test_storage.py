@@ -400,5 +400,16 @@ def test_a_server_that_cannot_copy_is_refused_before_anything_is_touched(fast_en
     assert contents(client, f"copy-{status}") == {"a lake/users/old.parquet": b"old"}
 
 
+def test_what_is_said_of_a_copy_is_told_also_where_nothing_can_be_deleted(fast_endpoint):
+    client_of(fast_endpoint).create_bucket(Bucket="no-copy-no-delete")
+    is_copy = with_header("x-amz-copy-source")
+    proxy = refusing(
+        fast_endpoint, lambda request: is_copy(request) or request.command == "DELETE", 501, "NotImplemented"
+    )
+    with pytest.raises(PlaceError, match=r"can't copy an object \(CopyObject\)"):
+        storage_of("s3://no-copy-no-delete/lake", aws_of(proxy.address)).check_writable()
+    proxy.close()
+
+
 def test_the_cycle_on_moto(endpoint, tmp_path):
     cycle(endpoint, "whole-cycle", tmp_path)
